@@ -59,8 +59,6 @@ export declare function releaseAll(): number
 
 /** The deadline came. */
 export interface Timeout {
-  message: string
-  timeoutMs: number
   lockPath: string
   owner: string
   /** The record, as JSON. */

@@ -16,7 +16,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The kernel refused.
-    #[error("{}, {syscall} '{}'", reason(*errno), path.display())]
+    #[error("{}, {syscall} '{}'{}", reason(*errno), path.display(), advice(*errno))]
     System {
         /// Why.
         errno: Errno,
@@ -89,11 +89,34 @@ impl<T> Context<T> for rustix::io::Result<T> {
     }
 }
 
-/// The C library's words for an errno, as Node prints them: without the trailing number.
+/// The C library's words for an errno, as Node prints them: in small letters, without the number.
 fn reason(errno: Errno) -> String {
     let mut text = std::io::Error::from(errno).to_string();
     if let Some(end) = text.rfind(" (os error") {
         text.truncate(end);
     }
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
     text
+}
+
+/// What a person can do about it, where that is known.
+fn advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+            ": the lock file stands beside the session file, so this process must be allowed to write there"
+        }
+        Errno::NOSPC | Errno::DQUOT => ": free some space; no lock was left behind",
+        Errno::MFILE | Errno::NFILE => {
+            ": too many files are open; close some or raise the limit (ulimit -n)"
+        }
+        Errno::NAMETOOLONG => {
+            ": the lock file's name is the session file's with \".lock\" behind it"
+        }
+        Errno::AGAIN => {
+            ": the limit of threads is reached (ulimit -u, or the container's pids limit)"
+        }
+        _ => "",
+    }
 }

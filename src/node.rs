@@ -75,10 +75,7 @@ pub struct Granted {
 
 /// The deadline came.
 #[napi(object)]
-#[expect(clippy::struct_field_names)] // as the JavaScript error calls them
 pub struct Timeout {
-    pub message: String,
-    pub timeout_ms: f64,
     pub lock_path: String,
     pub owner: String,
     /// The record, as JSON.
@@ -172,8 +169,8 @@ fn granted(grant: &Grant) -> AcquireOutcome {
 
 fn failed(error: &Error) -> AcquireOutcome {
     match error {
-        Error::Timeout { timeout_ms, lock_path, contended } => AcquireOutcome {
-            timeout: Some(timeout(error, *timeout_ms, lock_path, contended)),
+        Error::Timeout { lock_path, contended, .. } => AcquireOutcome {
+            timeout: Some(timeout(lock_path, contended)),
             ..AcquireOutcome::default()
         },
         Error::System { .. } | Error::NotAFile { .. } => {
@@ -182,11 +179,9 @@ fn failed(error: &Error) -> AcquireOutcome {
     }
 }
 
-fn timeout(error: &Error, timeout_ms: u64, lock_path: &Path, contended: &Contended) -> Timeout {
+fn timeout(lock_path: &Path, contended: &Contended) -> Timeout {
     let reasons = contended.verdict.iter().flat_map(|verdict| &verdict.reasons);
     Timeout {
-        message: error.to_string(),
-        timeout_ms: timeout_ms as f64,
         lock_path: text(lock_path),
         owner: contended.owner(),
         holder: contended.record.as_ref().map(Record::encode),

@@ -1,0 +1,174 @@
+/**
+ * What all tests share: folders that go away, processes that do as they are told, and rights that
+ * a machine may lack.
+ */
+
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { onTestFinished, test } from "vitest";
+
+import type * as api from "../index.js";
+
+export const root = path.resolve(import.meta.dirname, "..");
+
+/** A folder of its own for the running test. */
+export function temporaryFolder(parent = tmpdir()): string {
+  const folder = mkdtempSync(path.join(parent, "session-write-lock-"));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** What a function that runs in an agent is given first. */
+export interface Tools {
+  lock: typeof api;
+  kept: Map<string, any>;
+  require: NodeJS.Require;
+  send(note: unknown): void;
+}
+
+type Task<Args extends unknown[], Value> = (tools: Tools, ...args: Args) => Value | Promise<Value>;
+
+/** How an agent's process is started. */
+export interface AgentOptions {
+  /** The Node to run, if not this one. */
+  node?: string;
+  /** A command that starts it, such as `["unshare", "-pf"]`. */
+  through?: string[];
+  env?: NodeJS.ProcessEnv;
+}
+
+/** A process of its own, driven by functions that are sent to it. */
+export class Agent {
+  readonly process: ChildProcess;
+  /** How it ended. */
+  readonly ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
+  /** What it wrote to stderr so far. */
+  stderr = "";
+  readonly #replies = new Map<number, { resolve(value: any): void; reject(error: Error): void }>();
+  readonly #notes: unknown[] = [];
+  #noted: (() => void) | undefined;
+  #calls = 0;
+
+  private constructor({ node = process.execPath, through = [], env }: AgentOptions) {
+    const fixture = path.join(root, "__test__/fixtures/agent.cjs");
+    const [command, ...args] = [...through, node, fixture];
+    this.process = spawn(command!, args, {
+      env: { ...process.env, ...env },
+      stdio: ["ignore", "ignore", "pipe", "ipc"],
+    });
+    this.process.stderr!.on("data", (data) => {
+      this.stderr += data;
+    });
+    this.ended = new Promise((resolve) => {
+      this.process.on("exit", (code, signal) => {
+        resolve({ code, signal });
+        for (const { reject } of this.#replies.values()) {
+          reject(new Error(`the agent ended (${code ?? signal}): ${this.stderr}`));
+        }
+      });
+    });
+    this.process.on("message", (message: any) => this.#receive(message));
+  }
+
+  static async start(options: AgentOptions = {}): Promise<Agent> {
+    const agent = new Agent(options);
+    onTestFinished(() => void agent.process.kill("SIGKILL"));
+    await new Promise((resolve, reject) => {
+      agent.#replies.set(0, { resolve, reject });
+    });
+    return agent;
+  }
+
+  /** As this process numbers it; in another pid namespace it goes by another. */
+  get pid(): number {
+    return this.process.pid!;
+  }
+
+  /** Runs `task` over there. It must not use anything but its arguments. */
+  run<Args extends unknown[], Value>(task: Task<Args, Value>, ...args: Args): Promise<Value> {
+    const id = ++this.#calls;
+    return new Promise((resolve, reject) => {
+      this.#replies.set(id, { resolve, reject });
+      this.process.send({ id, source: task.toString(), args });
+    });
+  }
+
+  /** Acquires over there and keeps the lock under the name of its file. */
+  acquire(options: api.AcquireOptions): Promise<string> {
+    return this.run(async ({ lock, kept }, options) => {
+      const held = await lock.acquireSessionWriteLock(options);
+      kept.set(options.sessionFile, held);
+      return held.lockPath;
+    }, options);
+  }
+
+  /** Releases what `acquire` keeps. */
+  release(sessionFile: string): Promise<void> {
+    return this.run(({ kept }, sessionFile) => kept.get(sessionFile).release(), sessionFile);
+  }
+
+  /** The next thing that a task of it sends with `tools.send`. */
+  async note(): Promise<any> {
+    while (this.#notes.length === 0) {
+      await new Promise<void>((resolve) => {
+        this.#noted = resolve;
+      });
+    }
+    return this.#notes.shift();
+  }
+
+  async kill(signal: NodeJS.Signals = "SIGKILL") {
+    this.process.kill(signal);
+    return this.ended;
+  }
+
+  #receive(message: any): void {
+    if ("note" in message) {
+      this.#notes.push(message.note);
+      this.#noted?.();
+      return;
+    }
+    const id = message.ready ? 0 : message.id;
+    const reply = this.#replies.get(id)!;
+    this.#replies.delete(id);
+    if (message.error) {
+      reply.reject(Object.assign(new Error(message.error.message), message.error));
+    } else {
+      reply.resolve(message.value);
+    }
+  }
+}
+
+/** What some tests need of the machine, and how to find out. */
+const RIGHTS = {
+  root: () => process.getuid?.() === 0,
+  "pid namespaces": () => succeeds("unshare", "-pfm", "--mount-proc", "true"),
+  mounts: () => succeeds("unshare", "-m", "mount", "-t", "tmpfs", "none", tmpdir()),
+  strace: () => succeeds("strace", "-o", "/dev/null", "true"),
+};
+
+export function succeeds(command: string, ...args: string[]): boolean {
+  return spawnSync(command, args, { stdio: "ignore" }).status === 0;
+}
+
+const answers = new Map<string, boolean>();
+
+/** `test`, or where the machine lacks a right a test that is skipped, and says why. */
+export function testWith(...rights: (keyof typeof RIGHTS)[]) {
+  const missing = rights.filter((right) => {
+    if (!answers.has(right)) {
+      answers.set(right, RIGHTS[right]());
+    }
+    return !answers.get(right);
+  });
+  if (missing.length === 0) {
+    return test;
+  }
+  process.stderr.write(`SKIPPED here for lack of ${missing.join(", ")}:\n`);
+  return (name: string, ..._rest: unknown[]) => {
+    process.stderr.write(`  ${name}\n`);
+    test.skip(`${name} (needs ${missing.join(", ")})`, () => {});
+  };
+}
