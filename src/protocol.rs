@@ -34,7 +34,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::io::Errno;
@@ -54,8 +54,8 @@ pub const SETTLE: Duration = Duration::from_millis(50);
 const ROUNDS: usize = 16;
 
 /// How old a temporary or a guard folder must be before its maker is taken for dead where the
-/// kernel can't say.
-const ABANDONED_AFTER: Duration = Duration::from_secs(30);
+/// kernel can't say, in milliseconds.
+const ABANDONED_AFTER_MS: i64 = 30_000;
 
 /// The longest file name that every file system here takes, in bytes.
 const NAME_MAX: usize = 255;
@@ -371,9 +371,7 @@ fn is_guarded(paths: &LockPaths) -> bool {
 }
 
 fn is_abandoned(status: &Status) -> bool {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let then = Duration::from_millis(u64::try_from(status.modified_ms).unwrap_or(0));
-    now.saturating_sub(then) > ABANDONED_AFTER
+    Timestamp::now().as_millisecond().saturating_sub(status.modified_ms) > ABANDONED_AFTER_MS
 }
 
 // --- Publishing -------------------------------------------------------------------------------

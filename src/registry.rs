@@ -1,9 +1,9 @@
 //! This process's locks and those who wait for them.
 //!
 //! An *environment* is one JavaScript world: the main thread or a worker. Re-entrancy belongs to
-//! one environment; between environments, and between processes, the lock file excludes. Waiters
-//! for one lock stand in a queue, in the order in which they called; only the first of them
-//! contends on disk.
+//! one environment; between environments, and between processes, the lock file excludes. Callers
+//! arrive per session file, in order; once the lock's path is found they stand in that lock's
+//! queue, and only the first of them contends on disk.
 //!
 //! The mutex here guards bookkeeping only. No system call of the protocol is made and no caller's
 //! code is run while it is held, except the hand-over of an outcome, which never waits.
@@ -59,13 +59,13 @@ pub struct Grant {
 pub type Deliver = Box<dyn FnOnce(Result<Grant>) + Send>;
 
 struct Waiter {
-    arrival: u64,
     request: Request,
     deadline: Option<Instant>,
     deliver: Deliver,
 }
 
 /// Everybody in this process who wants one lock.
+#[derive(Default)]
 struct Queue {
     waiters: VecDeque<Waiter>,
     /// A job works on this queue; whoever adds something sets `look_again` instead of starting one.
@@ -89,9 +89,10 @@ struct Hold {
 
 #[derive(Default)]
 struct Registry {
+    /// By session file: whose lock's path is still to be found.
+    arrivals: HashMap<PathBuf, VecDeque<Waiter>>,
     queues: HashMap<LockPaths, Queue>,
     holds: Vec<Hold>,
-    arrivals: u64,
     handles: u64,
 }
 
@@ -99,31 +100,21 @@ static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
 
 /// Asks for a lock. Returns at once; `deliver` hears how it ended.
 pub fn acquire(request: Request, deliver: Deliver) {
-    let started = Instant::now();
-    let arrival = with_registry(|registry| {
-        registry.arrivals += 1;
-        registry.arrivals
+    let deadline = request
+        .timeout_ms
+        .and_then(|timeout_ms| Instant::now().checked_add(Duration::from_millis(timeout_ms)));
+    let session_file = request.session_file.clone();
+    let is_first = with_registry(|registry| {
+        let arrivals = registry.arrivals.entry(session_file.clone()).or_default();
+        arrivals.push_back(Waiter { request, deadline, deliver });
+        arrivals.len() == 1
     });
-    executor::run(Box::new(move |place| {
-        let deadline = request
-            .timeout_ms
-            .and_then(|timeout_ms| started.checked_add(Duration::from_millis(timeout_ms)));
-        let resolved = match place {
-            Place::OwnThread => LockPaths::resolve(&request.session_file),
-            Place::CallersThread => Err(Error::System {
-                errno: Errno::AGAIN,
-                syscall: "pthread_create",
-                path: request.session_file.clone(),
-            }),
-        };
-        match resolved {
-            Ok(paths) => {
-                enqueue(&paths, Waiter { arrival, request, deadline, deliver });
-                serve(&paths);
-            }
-            Err(error) => deliver(Err(error)),
-        }
-    }));
+    if is_first {
+        executor::run(Box::new(move |place| match place {
+            Place::OwnThread => admit(&session_file),
+            Place::CallersThread => turn_away(&session_file),
+        }));
+    }
 }
 
 /// Whether a granted lock is still held when its caller finally hears of it: all locks of the
@@ -157,26 +148,48 @@ pub fn release_all(environment: Environment) -> usize {
 /// Forgets an environment that has ended: its waiters and its locks.
 pub fn end(environment: Environment) {
     with_registry(|registry| {
-        for queue in registry.queues.values_mut() {
-            queue.waiters.retain(|waiter| waiter.request.environment != environment);
+        let queues = registry.queues.values_mut().map(|queue| &mut queue.waiters);
+        for waiters in queues.chain(registry.arrivals.values_mut()) {
+            waiters.retain(|waiter| waiter.request.environment != environment);
         }
     });
     release_all(environment);
 }
 
-/// Puts a waiter where its arrival belongs.
-fn enqueue(paths: &LockPaths, waiter: Waiter) {
-    with_registry(|registry| {
-        let queue = registry.queues.entry(paths.clone()).or_insert_with(|| Queue {
-            waiters: VecDeque::new(),
-            is_running: false,
-            look_again: false,
-            settling: None,
-            failures: 0,
-            next_look: None,
+/// Finds out whose queue the arrivals for one session file belong to, and lets them in one after
+/// the other. Until then each stays among the arrivals, where the end of its environment finds it.
+fn admit(session_file: &PathBuf) {
+    while with_registry(|registry| registry.has_arrivals(session_file)) {
+        let resolved = LockPaths::resolve(session_file);
+        let admitted = with_registry(|registry| {
+            let waiter = registry.arrivals.get_mut(session_file)?.pop_front()?;
+            match resolved {
+                Ok(paths) => {
+                    registry.queues.entry(paths.clone()).or_default().waiters.push_back(waiter);
+                    Some(paths)
+                }
+                Err(error) => {
+                    (waiter.deliver)(Err(error));
+                    None
+                }
+            }
         });
-        let place = queue.waiters.partition_point(|other| other.arrival < waiter.arrival);
-        queue.waiters.insert(place, waiter);
+        if let Some(paths) = admitted {
+            serve(&paths);
+        }
+    }
+}
+
+/// The system gave no thread to work on.
+fn turn_away(session_file: &PathBuf) {
+    with_registry(|registry| {
+        for waiter in registry.arrivals.remove(session_file).into_iter().flatten() {
+            (waiter.deliver)(Err(Error::System {
+                errno: Errno::AGAIN,
+                syscall: "pthread_create",
+                path: session_file.clone(),
+            }));
+        }
     });
 }
 
@@ -367,6 +380,14 @@ impl Registry {
     fn new_handle(&mut self) -> Handle {
         self.handles += 1;
         Handle(self.handles)
+    }
+
+    fn has_arrivals(&mut self, session_file: &PathBuf) -> bool {
+        let is_empty = self.arrivals.get(session_file).is_none_or(VecDeque::is_empty);
+        if is_empty {
+            self.arrivals.remove(session_file);
+        }
+        !is_empty
     }
 
     /// What to do for the first waiter. `None`: nobody waits, and the queue is gone.

@@ -278,8 +278,8 @@ mod tests {
         }
     }
 
-    fn weigh(sighting: &Sighting, process: Option<Process>) -> Evidence {
-        sighting.evidence(&own(), |_| process.clone())
+    fn weigh(sighting: &Sighting, process: Option<&Process>) -> Evidence {
+        sighting.evidence(&own(), |_| process.cloned())
     }
 
     #[test]
@@ -314,9 +314,9 @@ mod tests {
     #[test]
     fn the_start_time_decides_before_any_name() {
         let record = Record { starttime: Some(500), comm: Some("openclaw".into()), ..by(THEM) };
-        assert_eq!(weigh(&seen(record.clone()), Some(node_since(500))), Evidence::Same);
+        assert_eq!(weigh(&seen(record.clone()), Some(&node_since(500))), Evidence::Same);
         assert_eq!(
-            weigh(&seen(record), Some(node_since(501))),
+            weigh(&seen(record), Some(&node_since(501))),
             Evidence::Gone(Reason::RecycledPid)
         );
     }
@@ -324,10 +324,11 @@ mod tests {
     #[test]
     fn without_a_start_time_another_name_is_gone_and_the_same_name_is_no_proof() {
         let named = |comm: &str| seen(Record { comm: Some(comm.into()), ..by(THEM) });
-        let them = Some(node_since(500));
-        assert_eq!(weigh(&named("sshd"), them.clone()), Evidence::Gone(Reason::RecycledPid));
-        assert_eq!(weigh(&named("node"), them.clone()), Evidence::Maybe);
-        assert_eq!(weigh(&named("MainThread"), them.clone()), Evidence::Maybe);
+        let them = node_since(500);
+        let them = Some(&them);
+        assert_eq!(weigh(&named("sshd"), them), Evidence::Gone(Reason::RecycledPid));
+        assert_eq!(weigh(&named("node"), them), Evidence::Maybe);
+        assert_eq!(weigh(&named("MainThread"), them), Evidence::Maybe);
         assert_eq!(weigh(&seen(by(THEM)), them), Evidence::Maybe);
     }
 
@@ -335,14 +336,14 @@ mod tests {
     fn start_times_of_another_time_namespace_prove_nothing() {
         let record = Record { starttime: Some(500), ..by(THEM) };
         let shifted = Process { in_other_time_namespace: true, ..node_since(900) };
-        assert_eq!(weigh(&seen(record), Some(shifted)), Evidence::Maybe);
+        assert_eq!(weigh(&seen(record), Some(&shifted)), Evidence::Maybe);
     }
 
     #[test]
     fn another_boot_is_gone_on_a_local_file_system_only() {
         let record = Record { boot_id: Some("another".into()), ..by(THEM) };
         let local = seen(record.clone());
-        assert_eq!(weigh(&local, Some(node_since(1))), Evidence::Gone(Reason::DeadPid));
+        assert_eq!(weigh(&local, Some(&node_since(1))), Evidence::Gone(Reason::DeadPid));
         let shared = Sighting { is_local: false, ..seen(record) };
         assert_eq!(weigh(&shared, None), Evidence::Maybe);
     }

@@ -1,0 +1,265 @@
+//! What happens on disk, step by step and in races.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, SystemTime};
+
+use session_write_lock::error::{Error, FileKind};
+use session_write_lock::protocol::{self, Attempt, LockPaths};
+use session_write_lock::record::{DeclaredWitness, Record};
+use session_write_lock::verdict::Reason;
+use session_write_lock::witness::Witness;
+
+use crate::support::{NOBODY, Session, claim};
+
+/// Makes a file as old as a holder that has been gone for long.
+fn age(path: &std::path::Path, by: Duration) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH + now() - by).unwrap();
+}
+
+fn now() -> Duration {
+    let millis = jiff::Timestamp::now().as_millisecond();
+    Duration::from_millis(millis.try_into().unwrap())
+}
+
+#[test]
+fn a_lock_file_is_complete_private_and_alone() {
+    let session = Session::new();
+    let held = session.acquire();
+    let record = Record::decode(&fs::read(session.lock()).unwrap()).unwrap();
+    assert_eq!(record.pid, Some(session_write_lock::process::own().pid));
+    assert_eq!(record.witness, Some(DeclaredWitness::Flock));
+    assert_eq!(record.token.map(|token| token.len()), Some(32));
+    assert!(record.starttime.is_some() && record.boot_id.is_some());
+    assert!(record.pid_namespace.is_some() && record.comm.is_some());
+    assert_eq!(fs::metadata(session.lock()).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(session.listing(), ["chat.jsonl.lock"]);
+    held.release().unwrap();
+    assert!(session.listing().is_empty());
+}
+
+#[test]
+fn a_held_lock_is_respected_and_the_flock_says_so() {
+    let session = Session::new();
+    let held = session.acquire();
+    let verdict = session.contended().verdict.unwrap();
+    assert!(verdict.is_alive);
+    assert_eq!(verdict.witness, Some(Witness::Flock));
+    held.release().unwrap();
+    session.acquire().release().unwrap();
+}
+
+#[test]
+fn whatever_is_written_into_a_held_lock_file_it_stays_held() {
+    let session = Session::new();
+    let _held = session.acquire();
+    for text in
+        ["", "{}", "garbage", &format!(r#"{{"pid":{NOBODY},"createdAt":"1970-01-01T00:00:00Z"}}"#)]
+    {
+        fs::write(session.lock(), text).unwrap();
+        age(session.lock(), Duration::from_hours(24));
+        assert!(session.contended().verdict.unwrap().is_alive, "{text}");
+    }
+}
+
+#[test]
+fn a_file_that_somebody_has_open_for_writing_is_held_whatever_it_says() {
+    let session = Session::new();
+    let writer = File::create(session.lock()).unwrap();
+    writer.write_all_at(format!(r#"{{"pid":{NOBODY}}}"#).as_bytes(), 0).unwrap();
+    age(session.lock(), Duration::from_hours(24));
+    assert_eq!(session.contended().verdict.unwrap().witness, Some(Witness::OpenForWriting));
+    drop(writer);
+    assert!(matches!(session.attempt(), Attempt::Settling(_)));
+}
+
+#[test]
+fn a_dead_lock_is_replaced_at_once_and_nothing_else_stays() {
+    let session = Session::new();
+    session.leave_dead_lock();
+    let dead = fs::metadata(session.lock()).unwrap().ino();
+    let held = session.acquire();
+    assert_ne!(fs::metadata(session.lock()).unwrap().ino(), dead);
+    assert_eq!(session.listing(), ["chat.jsonl.lock"]);
+    held.release().unwrap();
+    assert!(session.listing().is_empty());
+}
+
+#[test]
+fn a_lock_that_is_taken_over_from_an_older_process_has_to_settle() {
+    let session = Session::new();
+    fs::write(session.lock(), format!(r#"{{"pid":{NOBODY}}}"#)).unwrap();
+    let Attempt::Settling(held) = session.attempt() else { panic!("not settling") };
+    assert!(held.is_at_its_path().unwrap());
+    assert_eq!(session.listing(), ["chat.jsonl.lock"]);
+    // The older process was about to remove what it found at the path.
+    OpenOptions::new().read(true).open(session.lock()).unwrap();
+    std::process::Command::new("rm").arg(session.lock()).status().unwrap();
+    assert!(!held.is_at_its_path().unwrap());
+}
+
+#[test]
+fn a_file_that_says_nothing_is_given_time_and_then_taken_over() {
+    let session = Session::new();
+    for text in ["", "{", "[]", r#"{"pid":"7"}"#] {
+        fs::write(session.lock(), text).unwrap();
+        let verdict = session.contended().verdict.unwrap();
+        assert_eq!(verdict.reasons, [Reason::MissingPid, Reason::InvalidCreatedAt], "{text}");
+        age(session.lock(), Duration::from_secs(6));
+        let Attempt::Settling(held) = session.attempt() else { panic!("{text}: not dead") };
+        held.release().unwrap();
+    }
+}
+
+#[test]
+fn a_release_leaves_a_file_alone_that_is_no_longer_ours() {
+    let session = Session::new();
+    let lost = session.acquire();
+    let aside = session.lock().with_extension("aside");
+    fs::hard_link(session.lock(), &aside).unwrap();
+    std::process::Command::new("rm").arg(session.lock()).status().unwrap();
+    let next = session.acquire();
+    assert!(!lost.is_at_its_path().unwrap());
+    lost.release().unwrap();
+    assert!(next.is_at_its_path().unwrap());
+    next.release().unwrap();
+}
+
+#[test]
+fn what_is_no_file_is_an_error_and_stays_as_it_is() {
+    let session = Session::new();
+    let kind_of = || match protocol::attempt(&session.paths, &claim()) {
+        Err(Error::NotAFile { kind, path }) => (kind, path),
+        other => panic!("{other:?}"),
+    };
+    fs::create_dir(session.lock()).unwrap();
+    assert_eq!(kind_of(), (FileKind::Directory, session.lock().to_owned()));
+    fs::remove_dir(session.lock()).unwrap();
+    symlink("nowhere", session.lock()).unwrap();
+    assert_eq!(kind_of().0, FileKind::Symlink);
+    assert_eq!(session.listing(), ["chat.jsonl.lock"]);
+}
+
+#[test]
+fn an_abandoned_temporary_is_swept_by_the_next_takeover() {
+    let session = Session::new();
+    let temporary = session.file().with_extension("jsonl.lock.new");
+    session.leave_dead_lock();
+    fs::write(&temporary, "torn").unwrap();
+    session.acquire().release().unwrap();
+    assert!(session.listing().is_empty());
+    // A crash between giving the lock file its name and taking the temporary's away.
+    session.leave_dead_lock();
+    fs::hard_link(session.lock(), &temporary).unwrap();
+    session.acquire().release().unwrap();
+    assert!(session.listing().is_empty());
+}
+
+#[test]
+fn a_temporary_in_use_keeps_others_from_taking_over() {
+    let session = Session::new();
+    session.leave_dead_lock();
+    let temporary = session.file().with_extension("jsonl.lock.new");
+    let theirs = File::create(&temporary).unwrap();
+    assert_eq!(session.contended().verdict, None);
+    drop(theirs);
+    session.acquire().release().unwrap();
+}
+
+#[test]
+fn a_fresh_guard_of_an_older_release_is_waited_for_and_an_old_one_ignored() {
+    let session = Session::new();
+    let guard = session.file().with_extension("jsonl.lock.reclaim");
+    fs::create_dir(&guard).unwrap();
+    assert_eq!(session.contended().verdict, None);
+    session.leave_dead_lock();
+    assert_eq!(session.contended().verdict, None);
+    let folder = File::open(&guard).unwrap();
+    folder.set_modified(SystemTime::UNIX_EPOCH + now() - Duration::from_secs(31)).unwrap();
+    session.acquire().release().unwrap();
+    assert_eq!(session.listing(), ["chat.jsonl.lock.reclaim"]);
+}
+
+#[test]
+fn a_session_in_a_missing_folder_gets_one_and_links_to_folders_are_followed() {
+    let session = Session::new();
+    let folder = session.file().parent().unwrap().join("a/b");
+    let paths = LockPaths::resolve(&folder.join("chat.jsonl")).unwrap();
+    assert!(folder.is_dir());
+    symlink("a/b", session.file().with_file_name("link")).unwrap();
+    let linked = session.file().with_file_name("link").join("chat.jsonl");
+    assert_eq!(LockPaths::resolve(&linked).unwrap(), paths);
+}
+
+#[test]
+fn the_longest_possible_name_can_be_taken_over_too() {
+    let folder = Session::new();
+    let file = folder.file().with_file_name("n".repeat(250));
+    let paths = LockPaths::resolve(&file).unwrap();
+    fs::write(paths.lock(), format!(r#"{{"pid":{NOBODY},"witness":"flock"}}"#)).unwrap();
+    let Attempt::Acquired(held) = protocol::attempt(&paths, &claim()).unwrap() else { panic!() };
+    held.release().unwrap();
+    assert!(folder.listing().is_empty());
+    let too_long = LockPaths::resolve(&file.with_file_name("n".repeat(251))).unwrap();
+    let error = protocol::attempt(&too_long, &claim()).unwrap_err();
+    assert!(error.to_string().starts_with("file name too long"), "{error}");
+}
+
+/// Runs `contend` in eight threads at once, `rounds` times, over a session that `prepare` set up.
+/// `contend` counts the holders; there is never more than one.
+fn race(rounds: usize, prepare: impl Fn(&Session)) {
+    const THREADS: usize = 8;
+    for _ in 0..rounds {
+        let session = Arc::new(Session::new());
+        prepare(&session);
+        let start = Arc::new(Barrier::new(THREADS));
+        let holders = Arc::new(AtomicUsize::new(0));
+        let turns = Arc::new(AtomicUsize::new(0));
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let (session, start) = (Arc::clone(&session), Arc::clone(&start));
+                let (holders, turns) = (Arc::clone(&holders), Arc::clone(&turns));
+                std::thread::spawn(move || {
+                    start.wait();
+                    loop {
+                        let (Attempt::Acquired(held) | Attempt::Settling(held)) = session.attempt()
+                        else {
+                            std::thread::yield_now();
+                            continue;
+                        };
+                        assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two holders");
+                        std::thread::yield_now();
+                        holders.fetch_sub(1, Ordering::SeqCst);
+                        turns.fetch_add(1, Ordering::SeqCst);
+                        return held.release().unwrap();
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(turns.load(Ordering::SeqCst), THREADS);
+        assert!(session.listing().is_empty(), "{:?}", session.listing());
+    }
+}
+
+#[test]
+fn eight_contenders_for_a_vacant_path_hold_one_after_the_other() {
+    race(200, |_| {});
+}
+
+#[test]
+fn eight_contenders_for_one_dead_lock_hold_one_after_the_other() {
+    race(300, Session::leave_dead_lock);
+}
+
+#[test]
+fn eight_contenders_for_an_older_processs_dead_lock_hold_one_after_the_other() {
+    race(200, |session| {
+        fs::write(session.lock(), format!(r#"{{"pid":{NOBODY}}}"#)).unwrap();
+    });
+}

@@ -1,0 +1,130 @@
+//! A session in a folder of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use session_write_lock::error::Result;
+use session_write_lock::protocol::{self, Attempt, Claim, Contended, HeldLock, LockPaths};
+use session_write_lock::registry::{self, Environment, Grant, Request};
+use session_write_lock::verdict::Patience;
+
+/// A pid that no Linux can give: the limit is 2^22.
+pub const NOBODY: i32 = i32::MAX;
+
+/// Long enough for a loaded machine, short enough to notice a wait that should not be.
+pub const SOON: Duration = Duration::from_secs(20);
+
+pub struct Session {
+    folder: tempfile::TempDir,
+    pub paths: LockPaths,
+}
+
+impl Session {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = LockPaths::resolve(&folder.path().join("chat.jsonl")).unwrap();
+        Self { folder, paths }
+    }
+
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("chat.jsonl")
+    }
+
+    pub fn lock(&self) -> &Path {
+        self.paths.lock()
+    }
+
+    /// What stands in the folder.
+    pub fn listing(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder.path()).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    pub fn attempt(&self) -> Attempt {
+        protocol::attempt(&self.paths, &claim()).unwrap()
+    }
+
+    /// Takes a lock that nobody is in the way of.
+    pub fn acquire(&self) -> HeldLock {
+        match self.attempt() {
+            Attempt::Acquired(held) => held,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Who is in the way.
+    pub fn contended(&self) -> Contended {
+        match self.attempt() {
+            Attempt::Contended(contended) => *contended,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The lock of a flock holder that has died.
+    pub fn leave_dead_lock(&self) {
+        fs::write(self.lock(), format!(r#"{{"pid":{NOBODY},"witness":"flock"}}"#)).unwrap();
+    }
+
+    /// A request for this session's lock that waits for good.
+    pub fn request(&self, environment: Environment) -> Request {
+        Request {
+            environment,
+            session_file: self.file(),
+            timeout_ms: None,
+            stale_ms: 60_000,
+            max_hold_ms: 60_000,
+            allow_reentrant: true,
+        }
+    }
+}
+
+pub fn claim() -> Claim {
+    Claim { max_hold_ms: 60_000, patience: Patience::new(60_000, Some(100)), is_held_here: false }
+}
+
+/// An acquire that is under way.
+pub struct Pending(mpsc::Receiver<Result<Grant>>);
+
+impl Pending {
+    pub fn of(request: Request) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        registry::acquire(request, Box::new(move |result| drop(sender.send(result))));
+        Self(receiver)
+    }
+
+    pub fn result(&self) -> Result<Grant> {
+        self.0.recv_timeout(SOON).expect("an acquire came to no end")
+    }
+
+    pub fn grant(&self) -> Grant {
+        self.result().unwrap()
+    }
+
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.0.try_recv(), Err(mpsc::TryRecvError::Empty))
+    }
+
+    /// Its environment ended: nobody will hear of it.
+    pub fn is_dropped(&self) -> bool {
+        matches!(self.0.recv_timeout(SOON), Err(mpsc::RecvTimeoutError::Disconnected))
+    }
+}
+
+/// Releases and waits for the end of it.
+pub fn release(grant: &Grant) -> Result<()> {
+    let (sender, receiver) = mpsc::channel();
+    registry::release(grant.handle, Box::new(move |result| sender.send(result).unwrap()));
+    receiver.recv_timeout(SOON).expect("a release came to no end")
+}
+
+/// Environments of tests that run side by side must not be the same.
+pub fn environment() -> Environment {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    Environment(NEXT.fetch_add(1, Ordering::Relaxed))
+}
