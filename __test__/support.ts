@@ -104,6 +104,20 @@ export class Agent {
     }, options);
   }
 
+  /** The same by the stand-in for the older module. */
+  acquireAsTypeScript(options: {
+    sessionFile: string;
+    timeoutMs?: number;
+    staleMs?: number;
+    startTime?: boolean;
+  }): Promise<string> {
+    return this.run(async ({ require, kept }, options) => {
+      const held = await require("./typescript-lock.cjs").acquire(options);
+      kept.set(options.sessionFile, held);
+      return held.lockPath;
+    }, options);
+  }
+
   /** Releases what `acquire` keeps. */
   release(sessionFile: string): Promise<void> {
     return this.run(({ kept }, sessionFile) => kept.get(sessionFile).release(), sessionFile);
@@ -146,6 +160,8 @@ const RIGHTS = {
   root: () => process.getuid?.() === 0,
   "pid namespaces": () => succeeds("unshare", "-pfm", "--mount-proc", "true"),
   mounts: () => succeeds("unshare", "-m", "mount", "-t", "tmpfs", "none", tmpdir()),
+  "chosen pids": () =>
+    succeeds("unshare", "-pfm", "--mount-proc", "sh", "-c", "echo 9 >/proc/sys/kernel/ns_last_pid"),
   strace: () => succeeds("strace", "-o", "/dev/null", "true"),
 };
 
@@ -166,9 +182,11 @@ export function testWith(...rights: (keyof typeof RIGHTS)[]) {
   if (missing.length === 0) {
     return test;
   }
-  process.stderr.write(`SKIPPED here for lack of ${missing.join(", ")}:\n`);
-  return (name: string, ..._rest: unknown[]) => {
-    process.stderr.write(`  ${name}\n`);
-    test.skip(`${name} (needs ${missing.join(", ")})`, () => {});
-  };
+  return (name: string, ..._rest: unknown[]) => skipAloud(name, missing.join(", "));
+}
+
+/** A test that can't run here, and says so. */
+export function skipAloud(name: string, lack: string): void {
+  process.stderr.write(`SKIPPED here for lack of ${lack}: ${name}\n`);
+  test.skip(`${name} (needs ${lack})`, () => {});
 }
