@@ -612,3 +612,65 @@ fn remove(path: &Path) -> Result<()> {
 fn errno_of(error: std::io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLAIM: Claim = Claim {
+        max_hold_ms: 1_000,
+        patience: Patience { stale_ms: 1_000, grace_ms: 1_000 },
+        is_held_here: false,
+    };
+
+    fn acquire(paths: &LockPaths) -> HeldLock {
+        match attempt(paths, &CLAIM).unwrap() {
+            Attempt::Acquired(held) => held,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_release_frees_the_flock_even_where_a_child_shares_the_open_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = LockPaths::resolve(&folder.path().join("chat.jsonl")).unwrap();
+        let aside = folder.path().join("aside");
+        let held = acquire(&paths);
+        sys::link(paths.lock(), &aside).unwrap();
+        let shared_with_child = held.file.try_clone().unwrap();
+        held.release().unwrap();
+        drop(held);
+        assert_eq!(sys::flock(&sys::open(&aside).unwrap()), Ok(()));
+        drop(shared_with_child);
+    }
+
+    #[test]
+    fn without_unnamed_files_or_hard_links_publishing_still_excludes() {
+        type Publish = fn(&LockPaths, &Claim) -> Result<Option<HeldLock>>;
+        for publish in [publish_from_temporary as Publish, publish_in_place as Publish] {
+            let folder = tempfile::tempdir().unwrap();
+            let paths = LockPaths::resolve(&folder.path().join("chat.jsonl")).unwrap();
+            let held = publish(&paths, &CLAIM).unwrap().unwrap();
+            assert!(publish(&paths, &CLAIM).unwrap().is_none());
+            assert!(matches!(attempt(&paths, &CLAIM).unwrap(), Attempt::Contended(_)));
+            held.release().unwrap();
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn an_exchange_that_brings_out_another_file_is_undone() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = LockPaths::resolve(&folder.path().join("chat.jsonl")).unwrap();
+        std::fs::write(&paths.lock, "dead").unwrap();
+        let dead = sys::open(&paths.lock).unwrap();
+        let dead_id = sys::status_of(&dead).unwrap().id;
+        // After the look, an older process removes the dead lock and publishes its own.
+        sys::unlink(&paths.lock).unwrap();
+        std::fs::write(&paths.lock, "alive").unwrap();
+        let ours = create_temporary(&paths, &CLAIM, None).unwrap().unwrap();
+        assert!(!exchange(&paths, dead_id).unwrap());
+        assert_eq!(std::fs::read_to_string(&paths.lock).unwrap(), "alive");
+        assert!(names(&paths.temporary, &ours.file, None).unwrap());
+    }
+}

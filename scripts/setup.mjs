@@ -1,0 +1,31 @@
+/**
+ * Makes a fresh clone ready: installs the development dependencies and builds the addon, where
+ * that has not been done yet. Prints a line for what it does, so that nobody wonders.
+ */
+
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+export const root = fileURLToPath(new URL("..", import.meta.url));
+
+/** Runs a command in the project's folder and ends this process if it fails. */
+export function run(command, ...args) {
+  const { status, error, signal } = spawnSync(command, args, { cwd: root, stdio: "inherit" });
+  if (error?.code === "ENOENT") {
+    console.error(`${command} is not installed, and needed here.`);
+  }
+  if (status !== 0) {
+    console.error(`failed (${status ?? signal ?? error?.code}): ${[command, ...args].join(" ")}`);
+    process.exit(1);
+  }
+}
+
+export function setUp() {
+  if (!existsSync(`${root}/node_modules/.package-lock.json`)) {
+    console.log("set-up: installing the development dependencies");
+    run("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error");
+  }
+  console.log("set-up: building the addon (a minute the first time)");
+  run("npm", "run", "--silent", "build");
+}
