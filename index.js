@@ -246,6 +246,17 @@ function handleTerminationSignal(signal) {
   }
 }
 
+/** For the gateway's own tests, as the older module had it. */
+const __testing = {
+  cleanupSignals: CLEANUP_SIGNALS,
+  handleTerminationSignal,
+  releaseAllLocksSync,
+  getProcessComm,
+  getProcessCommForPid,
+  isAlive,
+};
+
+// Plain names only: that is what makes each of them importable from ES modules.
 module.exports = {
   acquireSessionWriteLock,
   releaseAllSessionWriteLocks,
@@ -254,12 +265,5 @@ module.exports = {
   getProcessCommForPid,
   getProcessStartTime,
   SessionWriteLockTimeoutError,
-  __testing: {
-    cleanupSignals: CLEANUP_SIGNALS,
-    handleTerminationSignal,
-    releaseAllLocksSync,
-    getProcessComm,
-    getProcessCommForPid,
-    isAlive,
-  },
+  __testing,
 };
