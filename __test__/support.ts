@@ -4,7 +4,7 @@
  */
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { onTestFinished, test } from "vitest";
@@ -155,6 +155,14 @@ export class Agent {
   }
 }
 
+/** Starts a command as a user who owns nothing and may nothing. */
+export const asAnotherUser: [string, ...string[]] = [
+  "setpriv",
+  "--reuid=65534",
+  "--regid=65534",
+  "--clear-groups",
+];
+
 /** What some tests need of the machine, and how to find out. */
 const RIGHTS = {
   root: () => process.getuid?.() === 0,
@@ -163,7 +171,19 @@ const RIGHTS = {
   "chosen pids": () =>
     succeeds("unshare", "-pfm", "--mount-proc", "sh", "-c", "echo 9 >/proc/sys/kernel/ns_last_pid"),
   strace: () => succeeds("strace", "-o", "/dev/null", "true"),
+  "a kernel thread": () => readComm(2) === "kthreadd",
+  "a C compiler": () => succeeds("cc", "--version"),
+  // Not only the right to become one: it must also be able to read us, which may be under /root.
+  "another user": () => succeeds(...asAnotherUser, process.execPath, "-e", `require("${root}")`),
 };
+
+function readComm(pid: number): string | undefined {
+  try {
+    return readFileSync(`/proc/${pid}/comm`, "utf8").trim();
+  } catch {
+    return undefined;
+  }
+}
 
 export function succeeds(command: string, ...args: string[]): boolean {
   return spawnSync(command, args, { stdio: "ignore" }).status === 0;
