@@ -91,7 +91,8 @@ export class Agent {
     const id = ++this.#calls;
     return new Promise((resolve, reject) => {
       this.#replies.set(id, { resolve, reject });
-      this.process.send({ id, source: task.toString(), args });
+      // An agent that has ended can't be told anything.
+      this.process.send({ id, source: task.toString(), args }, (error) => error && reject(error));
     });
   }
 
