@@ -1,0 +1,656 @@
+/**
+ * What disks and folders do to a lock: the whole cycle on every file system that this machine can
+ * make, and every refusal. Mounts live in a mount namespace of their own, which ends with the
+ * process that keeps it; so nothing is left behind, whatever becomes of the test.
+ */
+
+import { spawn, spawnSync } from "node:child_process";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { createServer } from "node:net";
+import path from "node:path";
+import { expect, onTestFinished, test } from "vitest";
+
+import { acquireSessionWriteLock } from "../index.js";
+import { Agent, skipAloud, succeeds, temporaryFolder, testWith, type Tools } from "./support.js";
+
+const rootTest = testWith("root");
+const mountTest = testWith("root", "mounts");
+
+const TIMEOUT = { code: "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT" };
+const NOT_A_FILE = "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE";
+
+/** Generous beside what a call takes, short beside a wait for something that never comes. */
+const QUICK_MS = 3_000;
+
+const DEAD_PID = 4_194_303;
+
+const DEAD_RECORDS = {
+  "the addon": JSON.stringify({
+    pid: DEAD_PID,
+    createdAt: "2026-01-01T00:00:00.000Z",
+    witness: "flock",
+    token: "t",
+  }),
+  "the older module": JSON.stringify({ pid: DEAD_PID, createdAt: "2026-01-01T00:00:00.000Z" }),
+};
+
+function newSession(): { folder: string; sessionFile: string; lockPath: string } {
+  const folder = temporaryFolder();
+  const sessionFile = path.join(folder, "chat.jsonl");
+  return { folder, sessionFile, lockPath: `${sessionFile}.lock` };
+}
+
+// --- Mounts -------------------------------------------------------------------------------------
+
+/** A mount namespace, and a folder in which a file system is mounted there. */
+class Mounts {
+  /** For images, lower folders and the like. */
+  readonly scratch = temporaryFolder();
+  /** As its agents see it. */
+  readonly folder = path.join(this.scratch, "mounted");
+  readonly #keeper: Agent;
+
+  private constructor(keeper: Agent) {
+    this.#keeper = keeper;
+    mkdirSync(this.folder);
+  }
+
+  static async start(): Promise<Mounts> {
+    return new Mounts(await Agent.start({ through: ["unshare", "-m"] }));
+  }
+
+  get #enter(): string[] {
+    return ["nsenter", "-t", String(this.#keeper.pid), "-m"];
+  }
+
+  /** `folder` as this process sees it. */
+  get view(): string {
+    return `/proc/${this.#keeper.pid}/root${this.folder}`;
+  }
+
+  get sessionFile(): string {
+    return path.join(this.folder, "chat.jsonl");
+  }
+
+  agent(): Promise<Agent> {
+    return Agent.start({ through: this.#enter });
+  }
+
+  run(...command: string[]): void {
+    const [program, ...args] = [...this.#enter, ...command];
+    const { status, stderr } = spawnSync(program!, args, { encoding: "utf8" });
+    if (status !== 0) {
+      throw new Error(`${command.join(" ")}: ${stderr}`);
+    }
+  }
+
+  tmpfs(...options: string[]): void {
+    this.run("mount", "-t", "tmpfs", ...options, "none", this.folder);
+  }
+
+  /** A file system in a file. */
+  image(megabytes: number, ...make: string[]): void {
+    const image = path.join(this.scratch, "image");
+    writeFileSync(image, "");
+    truncateSync(image, megabytes * 1024 * 1024);
+    this.run(...make, image);
+    this.run("mount", "-o", "loop", image, this.folder);
+  }
+
+  /** A file system that a process serves; it is mounted some time after that has started. */
+  async serve(...command: string[]): Promise<void> {
+    const [program, ...args] = [...this.#enter, "setpriv", "--pdeathsig", "KILL", ...command];
+    const server = spawn(program!, args, { stdio: ["ignore", "ignore", "pipe"] });
+    onTestFinished(() => void server.kill("SIGKILL"));
+    let output = "";
+    server.stderr.on("data", (data) => {
+      output += data;
+    });
+    for (let looks = 0; looks < 500; looks += 1) {
+      if (readFileSync(`/proc/${this.#keeper.pid}/mounts`, "utf8").includes(` ${this.folder} `)) {
+        return;
+      }
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    throw new Error(`${command.join(" ")} mounted nothing: ${output}`);
+  }
+
+  /** Two folders for an overlay, and one for its work. */
+  layers(): { lower: string; upper: string; work: string } {
+    const base = path.join(this.scratch, "layers");
+    mkdirSync(base);
+    this.run("mount", "-t", "tmpfs", "none", base); // an overlay's layers can't be an overlay
+    const layers = { lower: `${base}/lower`, upper: `${base}/upper`, work: `${base}/work` };
+    this.run("mkdir", ...Object.values(layers));
+    return layers;
+  }
+}
+
+interface FileSystem {
+  /** What must be installed. */
+  tools?: string[];
+  /** What the kernel must know. */
+  kernel: string;
+  mount(mounts: Mounts): void | Promise<void>;
+}
+
+const FILE_SYSTEMS: Record<string, FileSystem> = {
+  tmpfs: { kernel: "tmpfs", mount: (mounts) => mounts.tmpfs() },
+  ext4: {
+    kernel: "ext4",
+    tools: ["mkfs.ext4"],
+    mount: (mounts) => mounts.image(16, "mkfs.ext4", "-q"),
+  },
+  xfs: {
+    kernel: "xfs",
+    tools: ["mkfs.xfs"],
+    mount: (mounts) => mounts.image(320, "mkfs.xfs", "-q"),
+  },
+  btrfs: {
+    kernel: "btrfs",
+    tools: ["mkfs.btrfs"],
+    mount: (mounts) => mounts.image(128, "mkfs.btrfs", "-q"),
+  },
+  // No hard links: here a lock file is created in place.
+  vfat: {
+    kernel: "vfat",
+    tools: ["mkfs.vfat"],
+    mount: (mounts) => mounts.image(16, "mkfs.vfat"),
+  },
+  overlayfs: {
+    kernel: "overlay",
+    mount: (mounts) => {
+      const { lower, upper, work } = mounts.layers();
+      const options = `lowerdir=${lower},upperdir=${upper},workdir=${work}`;
+      mounts.run("mount", "-t", "overlay", "-o", options, "none", mounts.folder);
+    },
+  },
+  // Neither unnamed files nor exchanging renames, and a flock that proves nothing.
+  bindfs: {
+    kernel: "fuse",
+    tools: ["bindfs"],
+    mount: (mounts) => {
+      const { upper } = mounts.layers();
+      return mounts.serve("bindfs", "-f", upper, mounts.folder);
+    },
+  },
+  "fuse-overlayfs": {
+    kernel: "fuse",
+    tools: ["fuse-overlayfs"],
+    mount: (mounts) => {
+      const { lower, upper, work } = mounts.layers();
+      const options = `lowerdir=${lower},upperdir=${upper},workdir=${work}`;
+      return mounts.serve("fuse-overlayfs", "-f", "-o", options, mounts.folder);
+    },
+  },
+};
+
+/** What the machine lacks for a file system, if anything. */
+function lackFor({ tools = [], kernel }: FileSystem): string | undefined {
+  const known = () => readFileSync("/proc/filesystems", "utf8").split(/\s+/).includes(kernel);
+  if (!known() && !(succeeds("modprobe", kernel) && known())) {
+    return `a kernel with ${kernel}`;
+  }
+  return tools.find((tool) => !succeeds("sh", "-c", `command -v ${tool}`));
+}
+
+// --- The whole cycle -----------------------------------------------------------------------------
+
+/** Takes the lock `rounds` times; a second process inside could not create the witness. */
+async function enter({ lock, require }: Tools, sessionFile: string, rounds: number): Promise<void> {
+  const fs = require("node:fs");
+  for (let round = 0; round < rounds; round += 1) {
+    const held = await lock.acquireSessionWriteLock({ sessionFile, timeoutMs: 60_000 });
+    fs.closeSync(fs.openSync(`${sessionFile}.inside`, "wx"));
+    fs.appendFileSync(sessionFile, "x");
+    fs.unlinkSync(`${sessionFile}.inside`);
+    await held.release();
+  }
+}
+
+/** One attempt; a lock that it gives is kept. */
+async function attempt({ lock, kept }: Tools, sessionFile: string): Promise<boolean> {
+  try {
+    kept.set(sessionFile, await lock.acquireSessionWriteLock({ sessionFile, timeoutMs: 1 }));
+    return true;
+  } catch (error: any) {
+    if (error.code === "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT") {
+      return false;
+    }
+    throw error;
+  }
+}
+
+for (const [name, fileSystem] of Object.entries(FILE_SYSTEMS)) {
+  const title = `on ${name} a lock is taken, waited for, taken over and given back`;
+  const lack = lackFor(fileSystem);
+  if (lack) {
+    skipAloud(title, lack);
+    continue;
+  }
+  mountTest(title, async () => {
+    const mounts = await Mounts.start();
+    await fileSystem.mount(mounts);
+    const { sessionFile } = mounts;
+    const files = () => readdirSync(mounts.view).filter((name) => name.startsWith("chat.")).sort();
+    const agents = await Promise.all(Array.from({ length: 8 }, () => mounts.agent()));
+    const [first, second] = agents as [Agent, Agent];
+
+    const rounds = 8;
+    await Promise.all(agents.map((agent) => agent.run(enter, sessionFile, rounds)));
+    expect(readFileSync(path.join(mounts.view, "chat.jsonl"), "utf8")).toHaveLength(8 * rounds);
+    expect(files()).toEqual(["chat.jsonl"]);
+
+    // Live locks of either module stand.
+    for (const acquire of ["acquire", "acquireAsTypeScript"] as const) {
+      await first[acquire]({ sessionFile });
+      expect(await second.run(attempt, sessionFile)).toBe(false);
+      await first.release(sessionFile);
+      expect(files()).toEqual(["chat.jsonl"]);
+    }
+
+    // The dead of either module are replaced at once, by one of eight.
+    for (const acquire of ["acquire", "acquireAsTypeScript"] as const) {
+      const victim = await mounts.agent();
+      await victim[acquire]({ sessionFile });
+      await victim.kill();
+      const lockPath = path.join(mounts.view, "chat.jsonl.lock");
+      const record = readFileSync(lockPath);
+      for (let round = 0; round < 10; round += 1) {
+        writeFileSync(lockPath, record);
+        const won = await Promise.all(agents.map((agent) => agent.run(attempt, sessionFile)));
+        expect(won.filter(Boolean), `${acquire}, round ${round}`).toHaveLength(1);
+        await agents[won.indexOf(true)]!.release(sessionFile);
+        expect(files()).toEqual(["chat.jsonl"]);
+      }
+    }
+  });
+}
+
+// --- Full and read-only disks ----------------------------------------------------------------------
+
+/** Writes until not a byte more goes in. Resolves with a function that frees the space. */
+function fill(folder: string): () => void {
+  const filler = path.join(folder, "filler");
+  const file = openSync(filler, "w");
+  for (let chunk = 1024 * 1024; chunk >= 1; ) {
+    try {
+      writeSync(file, Buffer.alloc(chunk));
+    } catch (error: any) {
+      expect(error.code).toBe("ENOSPC");
+      chunk = Math.floor(chunk / 2);
+    }
+  }
+  closeSync(file);
+  return () => unlinkSync(filler);
+}
+
+function fillWithFiles(folder: string): () => void {
+  const made: string[] = [];
+  for (;;) {
+    const file = path.join(folder, `filler-${made.length}`);
+    try {
+      writeFileSync(file, "");
+    } catch (error: any) {
+      expect(error.code).toBe("ENOSPC");
+      return () => made.forEach((file) => unlinkSync(file));
+    }
+    made.push(file);
+  }
+}
+
+const FULL: Record<string, { mount(mounts: Mounts): void; fill: typeof fill }> = {
+  "a tmpfs without space": { mount: (mounts) => mounts.tmpfs("-o", "size=1m"), fill },
+  "a tmpfs without inodes": {
+    mount: (mounts) => mounts.tmpfs("-o", "nr_inodes=10"),
+    fill: fillWithFiles,
+  },
+  "an ext4 without space": { mount: (mounts) => mounts.image(4, "mkfs.ext4", "-q"), fill },
+};
+
+for (const [name, { mount, fill }] of Object.entries(FULL)) {
+  mountTest(`${name} refuses with ENOSPC, keeps no litter, and works again when there is space`, async () => {
+    const mounts = await Mounts.start();
+    mount(mounts);
+    const { sessionFile } = mounts;
+    const agent = await mounts.agent();
+    const lockFiles = () => readdirSync(mounts.view).filter((name) => name.startsWith("chat."));
+    const lockPath = path.join(mounts.view, "chat.jsonl.lock");
+
+    let free = fill(mounts.view);
+    await expect(agent.acquire({ sessionFile })).rejects.toMatchObject({
+      code: "ENOSPC",
+      syscall: expect.any(String),
+      path: expect.stringContaining(sessionFile),
+    });
+    expect(lockFiles()).toEqual([]);
+    free();
+    await agent.acquire({ sessionFile });
+
+    // Giving back needs no space.
+    free = fill(mounts.view);
+    await agent.release(sessionFile);
+    expect(lockFiles()).toEqual([]);
+    free();
+
+    for (const [whose, record] of Object.entries(DEAD_RECORDS)) {
+      writeFileSync(lockPath, record);
+      free = fill(mounts.view);
+      await expect(agent.acquire({ sessionFile }), whose).rejects.toMatchObject({ code: "ENOSPC" });
+      expect(lockFiles(), whose).toEqual(["chat.jsonl.lock"]);
+      expect(readFileSync(lockPath, "utf8"), whose).toBe(record);
+      free();
+      await agent.acquire({ sessionFile, timeoutMs: 1 });
+      await agent.release(sessionFile);
+      expect(lockFiles(), whose).toEqual([]);
+    }
+  });
+}
+
+mountTest("a read-only disk refuses with EROFS and works again when it can be written", async () => {
+  const mounts = await Mounts.start();
+  mounts.tmpfs();
+  const { sessionFile } = mounts;
+  const agent = await mounts.agent();
+  const lockPath = path.join(mounts.view, "chat.jsonl.lock");
+  const remount = (how: string) => mounts.run("mount", "-o", `remount,${how}`, mounts.folder);
+
+  remount("ro");
+  await expect(agent.acquire({ sessionFile })).rejects.toMatchObject({ code: "EROFS" });
+  const inside = path.join(mounts.folder, "missing", "chat.jsonl");
+  await expect(agent.acquire({ sessionFile: inside })).rejects.toMatchObject({ code: "EROFS" });
+  remount("rw");
+  for (const record of Object.values(DEAD_RECORDS)) {
+    writeFileSync(lockPath, record);
+    remount("ro");
+    await expect(agent.acquire({ sessionFile })).rejects.toMatchObject({ code: "EROFS" });
+    remount("rw");
+    expect(readFileSync(lockPath, "utf8")).toBe(record);
+    await agent.acquire({ sessionFile, timeoutMs: 1 });
+    await agent.release(sessionFile);
+    expect(readdirSync(mounts.view)).toEqual([]);
+  }
+});
+
+// --- Rights and limits ----------------------------------------------------------------------------
+
+/** An agent that was root when it started, and is nobody now. */
+async function startNobody(): Promise<Agent> {
+  const agent = await Agent.start();
+  await agent.run(() => {
+    process.setgroups!([]);
+    process.setgid!(65_534);
+    process.setuid!(65_534);
+  });
+  return agent;
+}
+
+rootTest("a folder that may not be written refuses with EACCES", async () => {
+  const { folder, sessionFile } = newSession();
+  const nobody = await startNobody();
+  chmodSync(folder, 0o755);
+  await expect(nobody.acquire({ sessionFile })).rejects.toMatchObject({
+    code: "EACCES",
+    path: expect.stringContaining(folder),
+  });
+  chmodSync(folder, 0o700);
+  await expect(nobody.acquire({ sessionFile })).rejects.toMatchObject({ code: "EACCES" });
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+rootTest("a lock file that may not be read is waited for, and the error says so", async () => {
+  const { folder, sessionFile, lockPath } = newSession();
+  chmodSync(folder, 0o777);
+  const nobody = await startNobody();
+  const lock = await acquireSessionWriteLock({ sessionFile });
+  expect(lstatSync(lockPath).mode & 0o777).toBe(0o600);
+  // An error's cause doesn't travel between processes by itself.
+  const failure = await nobody.run(async ({ lock }, sessionFile) => {
+    const error: any = await lock
+      .acquireSessionWriteLock({ sessionFile, timeoutMs: 50 })
+      .catch((error) => error);
+    return { ...error, cause: { ...error.cause } };
+  }, sessionFile);
+  expect(failure).toMatchObject({
+    ...TIMEOUT,
+    owner: "owner=unknown",
+    holder: null,
+    cause: { code: "EACCES", path: lockPath },
+  });
+  const waiting = nobody.acquire({ sessionFile });
+  await lock.release();
+  await waiting;
+  await nobody.release(sessionFile);
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+rootTest("a lock between two users excludes, and is taken over when its holder is dead", async () => {
+  const { folder, sessionFile } = newSession();
+  chmodSync(folder, 0o777);
+  const nobody = await startNobody();
+  await nobody.acquire({ sessionFile });
+  await expect(acquireSessionWriteLock({ sessionFile, timeoutMs: 50 })).rejects.toMatchObject(TIMEOUT);
+  await nobody.kill();
+  await (await acquireSessionWriteLock({ sessionFile, timeoutMs: 1 })).release();
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+const hasPrlimit = succeeds("prlimit", "--version");
+const limitTest: typeof test = hasPrlimit
+  ? test
+  : (((name: string) => skipAloud(name, "prlimit")) as unknown as typeof test);
+
+/** An agent with all its descriptors in use; `freeDescriptor` gives it one back. */
+async function startExhausted(): Promise<Agent> {
+  const agent = await Agent.start();
+  spawnSync("prlimit", ["--pid", String(agent.pid), "--nofile=64:64"]);
+  await agent.run(({ kept, require }) => {
+    const fs = require("node:fs");
+    const descriptors: number[] = [];
+    kept.set("descriptors", descriptors);
+    try {
+      for (;;) {
+        descriptors.push(fs.openSync("/dev/null"));
+      }
+    } catch (error: any) {
+      if (error.code !== "EMFILE") {
+        throw error;
+      }
+    }
+  });
+  return agent;
+}
+
+function freeDescriptor(agent: Agent): Promise<void> {
+  return agent.run(({ kept, require }) => require("node:fs").closeSync(kept.get("descriptors").pop()));
+}
+
+limitTest("a process without descriptors is refused with EMFILE, and not once it has some", async () => {
+  const { folder, sessionFile, lockPath } = newSession();
+  for (const record of [undefined, ...Object.values(DEAD_RECORDS)]) {
+    const agent = await startExhausted();
+    let refusals = 0;
+    for (let acquired = false; !acquired; ) {
+      if (record !== undefined) {
+        writeFileSync(lockPath, record);
+      }
+      const before = readdirSync(folder);
+      acquired = await agent.acquire({ sessionFile, timeoutMs: 1 }).then(
+        () => true,
+        (error) => {
+          expect(error.code).toBe("EMFILE");
+          return false;
+        },
+      );
+      if (!acquired) {
+        refusals += 1;
+        expect(readdirSync(folder)).toEqual(before);
+        expect(refusals).toBeLessThan(20);
+        await freeDescriptor(agent);
+      }
+    }
+    expect(refusals).toBeGreaterThan(0);
+    await agent.release(sessionFile);
+    expect(readdirSync(folder)).toEqual([]);
+  }
+});
+
+limitTest("a process that lacked descriptors at first writes whole records later", async () => {
+  const { sessionFile, lockPath } = newSession();
+  const [agent, other] = await Promise.all([startExhausted(), Agent.start()]);
+  for (let free = 0; free < 20; free += 1) {
+    await agent.acquire({ sessionFile, timeoutMs: 1 }).then(
+      () => agent.release(sessionFile),
+      () => {},
+    );
+    await freeDescriptor(agent);
+  }
+  await other.acquire({ sessionFile });
+  const whole = Object.keys(JSON.parse(readFileSync(lockPath, "utf8")));
+  await other.release(sessionFile);
+  await agent.acquire({ sessionFile });
+  expect(Object.keys(JSON.parse(readFileSync(lockPath, "utf8")))).toEqual(whole);
+});
+
+// --- What stands at the path -----------------------------------------------------------------------
+
+const ODD: Record<string, (at: string) => unknown> = {
+  "a folder": (at) => mkdirSync(at),
+  "a symbolic link to a file": (at) => {
+    writeFileSync(`${at}.target`, DEAD_RECORDS["the addon"]);
+    symlinkSync(`${at}.target`, at);
+  },
+  "a dangling symbolic link": (at) => symlinkSync(`${at}.nowhere`, at),
+  "a symbolic link to a folder": (at) => symlinkSync(path.dirname(at), at),
+  "a named pipe": (at) => expect(succeeds("mkfifo", at)).toBe(true),
+  "a socket": async (at) => {
+    const server = createServer().listen(at);
+    onTestFinished(() => void server.close());
+    await new Promise((resolve) => server.once("listening", resolve));
+  },
+};
+const ODD_FOR_ROOT: typeof ODD = {
+  "a character device": (at) => expect(succeeds("mknod", at, "c", "1", "3")).toBe(true),
+  "a block device": (at) => expect(succeeds("mknod", at, "b", "7", "200")).toBe(true),
+};
+
+for (const [what, make] of [...Object.entries(ODD), ...Object.entries(ODD_FOR_ROOT)]) {
+  const oddTest = what in ODD ? test : rootTest;
+
+  oddTest(`${what} where the lock file belongs is refused at once and not touched`, async () => {
+    const { folder, sessionFile, lockPath } = newSession();
+    await make(lockPath);
+    const before = [readdirSync(folder), lstatSync(lockPath)];
+    const started = performance.now();
+    await expect(acquireSessionWriteLock({ sessionFile })).rejects.toMatchObject({
+      code: NOT_A_FILE,
+      path: lockPath,
+    });
+    expect(performance.now() - started).toBeLessThan(QUICK_MS);
+    expect([readdirSync(folder), lstatSync(lockPath)]).toEqual(before);
+  });
+
+  oddTest(`${what} where the temporary belongs is refused at once and not touched`, async () => {
+    for (const record of Object.values(DEAD_RECORDS)) {
+      const { folder, sessionFile, lockPath } = newSession();
+      writeFileSync(lockPath, record);
+      const temporary = `${lockPath}.new`;
+      await make(temporary);
+      const before = [readdirSync(folder), lstatSync(temporary), readFileSync(lockPath, "utf8")];
+      const started = performance.now();
+      await expect(acquireSessionWriteLock({ sessionFile })).rejects.toMatchObject({
+        code: NOT_A_FILE,
+        path: temporary,
+      });
+      expect(performance.now() - started).toBeLessThan(QUICK_MS);
+      expect([readdirSync(folder), lstatSync(temporary), readFileSync(lockPath, "utf8")]).toEqual(before);
+      rmSync(temporary, { recursive: true });
+      await (await acquireSessionWriteLock({ sessionFile })).release();
+      expect(existsSync(lockPath)).toBe(false);
+    }
+  });
+}
+
+// --- Names and folders ------------------------------------------------------------------------------
+
+test("names and paths that are too long are refused with ENAMETOOLONG", async () => {
+  const folder = temporaryFolder();
+  const names = ["n".repeat(251), "n".repeat(256), "ü".repeat(126), `${"deep/".repeat(1_000)}chat.jsonl`];
+  for (const name of names) {
+    await expect(
+      acquireSessionWriteLock({ sessionFile: path.join(folder, name) }),
+      name,
+    ).rejects.toMatchObject({ code: "ENAMETOOLONG", path: expect.any(String) });
+  }
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+for (const name of ["n".repeat(250), "ü".repeat(125), "n".repeat(247), "n".repeat(246)]) {
+  const bytes = Buffer.byteLength(name);
+  test(`a name of ${bytes} bytes in ${name.length} characters can be locked, waited for and taken over`, async () => {
+    const folder = temporaryFolder();
+    const sessionFile = path.join(folder, name);
+    const [holder, waiter] = await Promise.all([Agent.start(), Agent.start()]);
+    const lockPath = await holder.acquire({ sessionFile });
+    expect(path.basename(lockPath)).toBe(`${name}.lock`);
+    await expect(waiter.acquire({ sessionFile, timeoutMs: 20 })).rejects.toMatchObject(TIMEOUT);
+    const waiting = waiter.acquire({ sessionFile });
+    await holder.kill();
+    await waiting;
+    await waiter.release(sessionFile);
+    for (const record of Object.values(DEAD_RECORDS)) {
+      writeFileSync(lockPath, record);
+      await waiter.acquire({ sessionFile, timeoutMs: 1 });
+      await waiter.release(sessionFile);
+      expect(readdirSync(folder)).toEqual([]);
+    }
+  });
+}
+
+test("a file where a folder should be is refused with ENOTDIR", async () => {
+  const { folder, sessionFile } = newSession();
+  writeFileSync(sessionFile, "transcript\n");
+  for (const inside of ["chat.jsonl", "deeper/chat.jsonl"]) {
+    await expect(
+      acquireSessionWriteLock({ sessionFile: path.join(sessionFile, inside) }),
+    ).rejects.toMatchObject({ code: "ENOTDIR" });
+  }
+  expect(readdirSync(folder)).toEqual(["chat.jsonl"]);
+  expect(readFileSync(sessionFile, "utf8")).toBe("transcript\n");
+});
+
+test("missing folders are created, also by several at once", async () => {
+  const folder = temporaryFolder();
+  const sessionFile = path.join(folder, "a/b/c/chat.jsonl");
+  const agents = await Promise.all([Agent.start(), Agent.start(), Agent.start()]);
+  await Promise.all(agents.map((agent) => agent.run(enter, sessionFile, 1)));
+  expect(readdirSync(path.dirname(sessionFile))).toEqual(["chat.jsonl"]);
+});
+
+test("two names of one folder are one lock", async () => {
+  const folder = temporaryFolder();
+  const real = path.join(folder, "real");
+  mkdirSync(real);
+  symlinkSync(real, path.join(folder, "alias"));
+  const agent = await Agent.start();
+  const lockPath = await agent.acquire({ sessionFile: path.join(folder, "alias", "chat.jsonl") });
+  expect(lockPath).toBe(path.join(real, "chat.jsonl.lock"));
+  await expect(
+    acquireSessionWriteLock({ sessionFile: path.join(real, "chat.jsonl"), timeoutMs: 20 }),
+  ).rejects.toMatchObject({ ...TIMEOUT, lockPath });
+});
