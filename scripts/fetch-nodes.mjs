@@ -60,8 +60,10 @@ async function provide(version) {
 }
 
 function install(specifier, folder) {
-  const flags = ["--loglevel=error", "--no-save", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"];
-  return promisify(execFile)("npm", ["install", "--prefix", folder, ...flags, specifier], {
+  const quietly = ["--loglevel=error", "--no-audit", "--no-fund"];
+  const nothingElse = ["--no-save", "--no-package-lock", "--ignore-scripts"];
+  const args = ["install", "--prefix", folder, ...quietly, ...nothingElse, specifier];
+  return promisify(execFile)("npm", args, {
     cwd: folder,
     timeout: TIMEOUT_MS,
   });
