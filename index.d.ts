@@ -20,16 +20,17 @@ export interface AcquireOptions {
    */
   timeoutMs?: number;
   /**
-   * When to give up a lock whose holder can be neither proved alive nor proved dead (a record of
-   * another lock module, say, or a network file system). Never ends a lock whose holder lives.
+   * When to give up a lock whose holder can be neither proved alive nor proved dead: one on a
+   * network file system, say, or another user's. Never ends a lock whose holder is proved alive.
    * `NaN`, `Infinity`, zero and negative numbers: the default.
    *
    * @default 1_800_000
    */
   staleMs?: number;
   /**
-   * How long the lock is meant to be held at most. It is written into the lock file, where other
-   * processes can read it. `NaN`, `Infinity`, zero and negative numbers: the default.
+   * How long the lock may be held, counted from the acquire that took it. Then a watchdog
+   * releases it, also while the event loop is blocked, and says so on stderr. `NaN`, `Infinity`,
+   * zero and negative numbers: the default.
    *
    * @default 300_000
    */
@@ -41,7 +42,16 @@ export interface AcquireOptions {
    * @default true
    */
   allowReentrant?: boolean;
+  /**
+   * Ends the wait: the acquire rejects at once with the signal's reason, and leaves nothing behind.
+   * Once the lock is acquired, the signal has no meaning for it; an acquire that need not wait
+   * may have it before it returns its promise.
+   */
+  signal?: AbortSignal;
 }
+
+/** What {@link tryAcquireSessionWriteLock} takes: it never waits. */
+export type TryAcquireOptions = Omit<AcquireOptions, "timeoutMs" | "signal">;
 
 /** A lock that is held. It does not keep the process alive, and ends with it. */
 export interface SessionWriteLock {
@@ -56,6 +66,17 @@ export interface SessionWriteLock {
    * somebody else, it is left alone, and that is no error.
    */
   readonly release: () => Promise<void>;
+  /**
+   * Whether the lock is still held: asks the file system whether the lock file at the path is still
+   * ours. `false` after the release.
+   */
+  readonly held: boolean;
+  /**
+   * Aborts when the lock is lost, with a {@link SessionWriteLockLostError} as its reason: pass it
+   * to the work that is done under the lock. A release is no loss. The lock is watched from the
+   * first use of this property on.
+   */
+  readonly signal: AbortSignal;
   /** The same as `release`, for `await using`. Absent where the runtime has no such symbol. */
   readonly [Symbol.asyncDispose]: () => Promise<void>;
 }
@@ -124,14 +145,33 @@ export class SessionWriteLockTimeoutError extends Error {
   readonly cause?: unknown;
 }
 
+/** A lock ended before its holder released it: the reason with which `lock.signal` aborts. */
+export class SessionWriteLockLostError extends Error {
+  constructor(details: { lockPath: string; how: SessionWriteLockLostError["how"] });
+  name: "SessionWriteLockLostError";
+  readonly code: "OPENCLAW_SESSION_WRITE_LOCK_LOST";
+  /** The lock file. */
+  readonly lockPath: string;
+  /**
+   * `hold-exceeded`: the watchdog released it after `maxHoldMs`. `removed`: somebody removed or
+   * replaced the lock file. `released`: `releaseAllSessionWriteLocks` was called.
+   */
+  readonly how: "hold-exceeded" | "removed" | "released";
+}
+
 /**
  * Waits for the lock of a session and takes it.
  *
- * A lock whose holder is gone is taken over at once. Waiting occupies neither the event loop nor
- * libuv's thread pool.
+ * A lock whose holder is gone is taken over: within milliseconds if it ends while one waits, in 50
+ * if one comes upon a dead lock (so long an older lock module may take to act on what it has read
+ * there). A waiter sleeps until the lock file changes,
+ * its holder ends or its deadline comes; it occupies neither the event loop nor libuv's thread pool.
+ * Within a process waiters are served first come, first served. A waiting acquire keeps the
+ * process alive.
  *
  * Rejects with
  * - {@link SessionWriteLockTimeoutError} if it is still held at the deadline;
+ * - the reason of `signal`, as soon as that aborts;
  * - `TypeError` (`ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`) for wrong arguments;
  * - `Error` with `code`, `syscall` and `path` where the system refuses (`EACCES`, `ENOSPC`,
  *   `EROFS`, `EMFILE`, `ENAMETOOLONG`, …): no lock file and no temporary is left behind;
@@ -140,6 +180,16 @@ export class SessionWriteLockTimeoutError extends Error {
  *   neither followed nor touched.
  */
 export function acquireSessionWriteLock(options: AcquireOptions): Promise<SessionWriteLock>;
+
+/**
+ * Takes the lock of a session if it is free or its holder is gone, and returns `null` if it is
+ * held. Synchronous: it does its work on the calling thread and waits for nobody, so it can be
+ * ahead of those who wait. Taking over a dead lock blocks the thread for 50 ms, in which an older
+ * lock module may act on what it has read there.
+ *
+ * Throws what {@link acquireSessionWriteLock} rejects with, but no time-out.
+ */
+export function tryAcquireSessionWriteLock(options: TryAcquireOptions): SessionWriteLock | null;
 
 /**
  * Releases every lock that this environment holds, however often it was re-entered, before it

@@ -8,7 +8,6 @@
 
 const path = require("node:path");
 const { getSystemErrorName } = require("node:util");
-const { isMainThread } = require("node:worker_threads");
 
 const native = loadNative();
 
@@ -17,14 +16,18 @@ const DEFAULT_STALE_MS = 30 * 60_000;
 const DEFAULT_MAX_HOLD_MS = 5 * 60_000;
 
 const TIMEOUT_CODE = "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT";
+const LOST_CODE = "OPENCLAW_SESSION_WRITE_LOCK_LOST";
 const NOT_A_FILE_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE";
 const NO_BINARY_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NO_BINARY";
 
 /** Signals that end a process unless somebody listens; locks go before they do. */
 const CLEANUP_SIGNALS = ["SIGINT", "SIGTERM", "SIGQUIT", "SIGABRT"];
 
-/** Where the listeners are kept, so that a second copy of this file adds none. */
-const LISTENERS = Symbol.for("session-write-lock.listeners");
+/**
+ * Where the listeners are kept, so that a second copy of this file adds none: it only adds what is
+ * to be done at the end of the process.
+ */
+const CLEANUP = Symbol.for("session-write-lock.cleanup");
 
 function loadNative() {
   try {
@@ -34,7 +37,7 @@ function loadNative() {
     throw Object.assign(
       new Error(
         `session-write-lock has no native binary for ${system}: install it again without omitting ` +
-          "optional dependencies, or build it with `npm run build` (Rust needed)",
+          "optional dependencies, or run `npm run build` in a checkout of its sources (Rust needed)",
         { cause },
       ),
       { code: NO_BINARY_CODE },
@@ -57,6 +60,22 @@ class SessionWriteLockTimeoutError extends Error {
     this.owner = owner;
     this.holder = holder;
     this.staleReasons = staleReasons;
+  }
+}
+
+const LOSSES = {
+  "hold-exceeded": "it was held for longer than its maxHoldMs",
+  removed: "the lock file was removed or replaced by somebody else",
+  released: "all locks of this environment were released",
+};
+
+class SessionWriteLockLostError extends Error {
+  constructor({ lockPath, how }) {
+    super(`session write lock lost, ${LOSSES[how]}: ${lockPath}`);
+    this.name = "SessionWriteLockLostError";
+    this.code = LOST_CODE;
+    this.lockPath = lockPath;
+    this.how = how;
   }
 }
 
@@ -90,8 +109,9 @@ function readOptions(options) {
   if (options === null || typeof options !== "object") {
     throw argumentError("ERR_INVALID_ARG_TYPE", `options must be an object, not ${show(options)}`);
   }
-  const { sessionFile, timeoutMs, staleMs, maxHoldMs, allowReentrant } = options;
+  const { sessionFile, timeoutMs, staleMs, maxHoldMs, allowReentrant, signal } = options;
   return {
+    signal: readSignal(signal),
     sessionFile: readSessionFile(sessionFile),
     timeoutMs:
       timeoutMs === Infinity ? timeoutMs : readMs("timeoutMs", timeoutMs, DEFAULT_TIMEOUT_MS),
@@ -141,8 +161,57 @@ function readBoolean(name, value, fallback) {
   return value;
 }
 
+function readSignal(signal) {
+  if (signal === undefined || signal === null) {
+    return undefined;
+  }
+  if (typeof signal.throwIfAborted !== "function") {
+    throw argumentError("ERR_INVALID_ARG_TYPE", `signal must be an AbortSignal, not ${show(signal)}`);
+  }
+  return signal;
+}
+
 function show(value) {
   return value === null ? "null" : typeof value;
+}
+
+// --- The native side ----------------------------------------------------------------------------
+
+/** What was asked for and has not ended: by ticket, the function that wants the outcome. */
+const pending = new Map();
+let lastTicket = 0;
+
+/** The locks whose loss somebody wants to hear of: by handle, the function to tell. */
+const watched = new Map();
+
+/** While something is pending, this keeps the process alive; a held lock does not. */
+const keepAlive = setInterval(() => {}, 2 ** 30).unref();
+
+const client = new native.Client(({ ticket, outcome, handle, loss }) => {
+  if (handle !== undefined) {
+    const abort = watched.get(handle);
+    watched.delete(handle);
+    abort?.(loss);
+    return;
+  }
+  const settle = pending.get(ticket);
+  forget(ticket);
+  settle?.(outcome);
+});
+
+/** Waits for what will be told under `ticket`. */
+function expect(ticket, settle) {
+  if (pending.size === 0) {
+    keepAlive.ref();
+  }
+  pending.set(ticket, settle);
+}
+
+function forget(ticket) {
+  pending.delete(ticket);
+  if (pending.size === 0) {
+    keepAlive.unref();
+  }
 }
 
 // --- Locks ------------------------------------------------------------------------------------
@@ -150,15 +219,18 @@ function show(value) {
 async function acquireSessionWriteLock(options) {
   const request = readOptions(options);
   installListeners();
-  const { timeoutMs } = request;
-  const nativeRequest = { ...request, timeoutMs: timeoutMs === Infinity ? undefined : timeoutMs };
   for (;;) {
-    const { granted, timeout, refusal } = await native.acquire(nativeRequest);
-    if (granted) {
-      return createLock(granted);
+    request.signal?.throwIfAborted();
+    const ticket = ++lastTicket;
+    const outcome = client.acquire(ticket, ...nativeArguments(request));
+    // Also what is here already is waited for: the caller gets a chance to release everything
+    // before it hears of the lock, and must not be given one that is gone.
+    const { granted, timeout, refusal } = await (outcome ?? outcomeOf(ticket, request.signal));
+    if (granted && native.isRegistered(granted.handle)) {
+      return new SessionWriteLock(granted);
     }
     if (timeout) {
-      throw timeoutError(timeoutMs, timeout);
+      throw timeoutError(request.timeoutMs, timeout);
     }
     if (refusal) {
       throw refusalError(refusal);
@@ -167,29 +239,102 @@ async function acquireSessionWriteLock(options) {
   }
 }
 
-/** `release` needs no `this`: callers take it out of the lock and pass it around. */
-function createLock({ handle, lockPath }) {
-  let released;
-  const release = () => {
-    released ??= releaseHandle(handle);
-    return released;
-  };
-  const lock = { lockPath, release };
-  if (Symbol.asyncDispose) {
-    lock[Symbol.asyncDispose] = release;
+function nativeArguments({ sessionFile, timeoutMs, staleMs, maxHoldMs, allowReentrant }) {
+  return [sessionFile, timeoutMs, staleMs, maxHoldMs, allowReentrant];
+}
+
+/** The outcome of a pending acquire. Rejects with the signal's reason as soon as it aborts. */
+function outcomeOf(ticket, signal) {
+  return new Promise((resolve, reject) => {
+    if (!signal) {
+      expect(ticket, resolve);
+      return;
+    }
+    const abort = () => {
+      reject(signal.reason);
+      if (client.cancel(ticket)) {
+        forget(ticket);
+      } else {
+        // Too late to withdraw: what may have been granted is given back as soon as we hear of it.
+        expect(ticket, ({ granted }) => granted && native.releaseNow(granted.handle));
+      }
+    };
+    expect(ticket, (outcome) => {
+      signal.removeEventListener("abort", abort);
+      resolve(outcome);
+    });
+    signal.addEventListener("abort", abort, { once: true });
+  });
+}
+
+function tryAcquireSessionWriteLock(options) {
+  const request = readOptions(options);
+  request.signal?.throwIfAborted();
+  installListeners();
+  const { granted, refusal } = client.tryAcquire(...nativeArguments(request));
+  if (refusal) {
+    throw refusalError(refusal);
   }
-  return lock;
+  return granted ? new SessionWriteLock(granted) : null;
+}
+
+class SessionWriteLock {
+  #handle;
+  #released;
+  #signal;
+
+  constructor({ handle, lockPath }) {
+    this.#handle = handle;
+    this.lockPath = lockPath;
+    // It needs no `this`: callers take it out of the lock and pass it around.
+    this.release = () => {
+      this.#released ??= releaseHandle(handle);
+      return this.#released;
+    };
+  }
+
+  get held() {
+    return native.isHeld(this.#handle);
+  }
+
+  get signal() {
+    this.#signal ??= watchLoss(this.#handle, this.lockPath, this.#released !== undefined);
+    return this.#signal;
+  }
+}
+
+if (Symbol.asyncDispose) {
+  SessionWriteLock.prototype[Symbol.asyncDispose] = function dispose() {
+    return this.release();
+  };
+}
+
+/** A signal that aborts when the lock is lost. Only who asks for it has its lock watched. */
+function watchLoss(handle, lockPath, isReleased) {
+  const controller = new AbortController();
+  const abort = (how) => controller.abort(new SessionWriteLockLostError({ lockPath, how }));
+  if (!isReleased) {
+    watched.set(handle, abort);
+    const how = client.watchLoss(handle);
+    if (how) {
+      watched.delete(handle);
+      abort(how);
+    }
+  }
+  return controller.signal;
 }
 
 async function releaseHandle(handle) {
-  const refusal = await native.release(handle);
+  watched.delete(handle);
+  const ticket = ++lastTicket;
+  const { refusal } = client.release(ticket, handle) ?? (await outcomeOf(ticket));
   if (refusal) {
     throw refusalError(refusal);
   }
 }
 
 function releaseAllSessionWriteLocks() {
-  return native.releaseAll();
+  return client.releaseAll();
 }
 
 // --- Processes --------------------------------------------------------------------------------
@@ -212,25 +357,52 @@ function getProcessStartTime(pid) {
 
 // --- The end of the process -------------------------------------------------------------------
 
-/** Once per environment, at its first acquire. Worker threads receive no signals. */
+/** Only the main thread does. Asked late: loading that module takes longer than loading us. */
+function receivesSignals() {
+  mainThread ??= require("node:worker_threads").isMainThread;
+  return mainThread;
+}
+
+let mainThread;
+
+/** Whether this copy of the file has told what it wants done at the end. */
+let hasInstalled = false;
+
+/**
+ * At each acquire: whatever is missing is added. Ours come first among the listeners of a signal,
+ * because one that was added with `once` is gone by the time the next one runs, and must be seen
+ * when we ask whether we are alone. Worker threads receive no signals.
+ */
 function installListeners() {
-  if (process[LISTENERS]) {
+  const signals = receivesSignals() ? CLEANUP_SIGNALS : [];
+  if (hasInstalled && process[CLEANUP].listeners.size === signals.length) {
     return;
   }
-  const listeners = new Map([["exit", releaseAllLocksSync]]);
-  if (isMainThread) {
-    for (const signal of CLEANUP_SIGNALS) {
-      listeners.set(signal, () => handleTerminationSignal(signal));
+  hasInstalled = true;
+  if (!process[CLEANUP]) {
+    const cleanup = { releases: new Set(), listeners: new Map() };
+    Object.defineProperty(process, CLEANUP, { value: cleanup });
+    process.on("exit", releaseAllLocksSync);
+  }
+  const { releases, listeners } = process[CLEANUP];
+  releases.add(releaseOwn);
+  for (const signal of signals) {
+    if (!listeners.has(signal)) {
+      const listener = () => handleTerminationSignal(signal);
+      listeners.set(signal, listener);
+      process.prependListener(signal, listener);
     }
   }
-  for (const [event, listener] of listeners) {
-    process.on(event, listener);
-  }
-  Object.defineProperty(process, LISTENERS, { value: listeners });
+}
+
+function releaseOwn() {
+  client.releaseAll();
 }
 
 function releaseAllLocksSync() {
-  native.releaseAll();
+  for (const release of process[CLEANUP]?.releases ?? []) {
+    release();
+  }
 }
 
 /**
@@ -239,9 +411,10 @@ function releaseAllLocksSync() {
  */
 function handleTerminationSignal(signal) {
   releaseAllLocksSync();
-  const ours = process[LISTENERS]?.get(signal);
+  const ours = process[CLEANUP]?.listeners.get(signal);
   if (ours && process.listenerCount(signal) === 1 && process.listeners(signal)[0] === ours) {
     process.off(signal, ours);
+    process[CLEANUP].listeners.delete(signal);
     process.kill(process.pid, signal);
   }
 }
@@ -259,11 +432,13 @@ const __testing = {
 // Plain names only: that is what makes each of them importable from ES modules.
 module.exports = {
   acquireSessionWriteLock,
+  tryAcquireSessionWriteLock,
   releaseAllSessionWriteLocks,
   isAlive,
   getProcessComm,
   getProcessCommForPid,
   getProcessStartTime,
   SessionWriteLockTimeoutError,
+  SessionWriteLockLostError,
   __testing,
 };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::protocol::Contended;
+use crate::protocol::Report;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -40,14 +40,14 @@ pub enum Error {
     },
 
     /// The deadline came while the lock was held.
-    #[error("session file locked (timeout {timeout_ms}ms): {} {}", contended.owner(), lock_path.display())]
+    #[error("session file locked (timeout {timeout_ms}ms): {} {}", report.owner(), lock_path.display())]
     Timeout {
         /// How long the caller was ready to wait, in milliseconds.
         timeout_ms: u64,
         /// The lock file.
         lock_path: PathBuf,
         /// Who held it, as seen by the last attempt.
-        contended: Box<Contended>,
+        report: Box<Report>,
     },
 }
 
@@ -104,8 +104,12 @@ fn reason(errno: Errno) -> String {
 /// What a person can do about it, where that is known.
 fn advice(errno: Errno) -> &'static str {
     match errno {
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => {
-            ": the lock file stands beside the session file, so this process must be allowed to write there"
+        Errno::ACCESS => {
+            ": lock files are private to the user who makes them, and made in the session's folder"
+        }
+        Errno::PERM => ": in a sticky folder only its owner may replace a dead lock file",
+        Errno::ROFS => {
+            ": the lock file is made beside the session file, which can't be written here"
         }
         Errno::NOSPC | Errno::DQUOT => ": free some space; no lock was left behind",
         Errno::MFILE | Errno::NFILE => {

@@ -1,14 +1,16 @@
-//! Threads of our own for disk work and for looking again later.
+//! Threads of our own for disk work.
 //!
 //! Jobs run off the event loop and off libuv's pool, whose four threads belong to `fs` and `dns`,
 //! and whose running tasks would hold up the end of the process. A few threads are started when
-//! there is work, and end when there was none for a while. A job never waits: what has to wait is
-//! put on the agenda for a later instant and costs no thread until then.
+//! there is work, more only if those hang, and all end when there was none for a while. A job
+//! never waits for a lock; what has to wait is left to [`crate::wait`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::wait::{self, Timer};
 
 /// A piece of work. It is told where it runs.
 pub type Job = Box<dyn FnOnce(Place) + Send>;
@@ -22,31 +24,33 @@ pub enum Place {
     CallersThread,
 }
 
-/// As many as libuv has: disks gain nothing from more, and hung mounts must not eat the machine.
-const MAX_THREADS: usize = 4;
+/// As many as libuv has: disks gain nothing from more.
+const THREADS: usize = 4;
+
+/// With jobs that hang (on a mount whose server is gone), others take their places, up to this.
+const MAX_THREADS: usize = 64;
+
+/// When nothing was taken up for so long although there was something, jobs hang.
+const STUCK_AFTER: Duration = Duration::from_millis(100);
 
 /// How long a thread waits for work before it ends.
-const IDLE_LIMIT: Duration = Duration::from_secs(5);
+const IDLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Ample for `/proc/self/mountinfo` and a nested record; the system's default is 8 MiB.
 const STACK_BYTES: usize = 256 * 1024;
 
 struct Agenda {
-    ready: VecDeque<Job>,
-    /// By instant, and in order of arrival within one.
-    later: BTreeMap<(Instant, u64), Job>,
-    arrivals: u64,
+    jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    /// How many jobs were taken up so far: what tells busy threads from stuck ones.
+    taken: u64,
+    /// Looks whether the threads are stuck, while jobs wait for them.
+    alarm: Option<Timer>,
 }
 
-static AGENDA: Mutex<Agenda> = Mutex::new(Agenda {
-    ready: VecDeque::new(),
-    later: BTreeMap::new(),
-    arrivals: 0,
-    threads: 0,
-    idle: 0,
-});
+static AGENDA: Mutex<Agenda> =
+    Mutex::new(Agenda { jobs: VecDeque::new(), threads: 0, idle: 0, taken: 0, alarm: None });
 
 static WORK_ARRIVED: Condvar = Condvar::new();
 
@@ -54,61 +58,40 @@ static WORK_ARRIVED: Condvar = Condvar::new();
 /// thread at all, it runs before this returns, and is told so.
 pub fn run(job: Job) {
     let mut agenda = agenda();
-    agenda.ready.push_back(job);
+    agenda.jobs.push_back(job);
     WORK_ARRIVED.notify_one();
-    if agenda.idle >= agenda.ready.len() || agenda.threads >= MAX_THREADS {
+    if agenda.idle >= agenda.jobs.len() {
         return;
     }
-    let thread = std::thread::Builder::new().name("session-lock".into()).stack_size(STACK_BYTES);
-    match thread.spawn(work) {
-        Ok(_) => agenda.threads += 1,
-        // The others will get to it.
-        Err(_) if agenda.threads > 0 => {}
-        Err(_) => {
-            let job = agenda.ready.pop_back();
-            drop(agenda);
-            if let Some(job) = job {
-                job(Place::CallersThread);
-            }
+    if agenda.threads >= THREADS {
+        agenda.watch_for_hangs();
+    } else if !agenda.start_thread() && agenda.threads == 0 {
+        let job = agenda.jobs.pop_back();
+        drop(agenda);
+        if let Some(job) = job {
+            job(Place::CallersThread);
         }
     }
 }
 
-/// Runs `job` at `instant` or soon after. Only to be called from a job: its thread is the one that
-/// is sure to be there.
-pub fn run_at(instant: Instant, job: Job) {
-    let mut agenda = agenda();
-    agenda.arrivals += 1;
-    let key = (instant, agenda.arrivals);
-    agenda.later.insert(key, job);
-    // A thread that waits already may have to wait less long.
-    WORK_ARRIVED.notify_one();
-}
-
-/// The life of a thread: what is ready, then what is due, then wait for either.
+/// The life of a thread.
 fn work() {
     let mut agenda = agenda();
     loop {
-        if let Some(job) = agenda.next() {
+        if let Some(job) = agenda.jobs.pop_front() {
+            agenda.taken += 1;
             drop(agenda);
             // A panic is a bug, and has been reported by now; the other sessions must not pay for it.
             let _ = catch_unwind(AssertUnwindSafe(|| job(Place::OwnThread)));
             agenda = self::agenda();
             continue;
         }
-        let until_due = agenda
-            .later
-            .first_key_value()
-            .map(|((instant, _), _)| instant.saturating_duration_since(Instant::now()));
         agenda.idle += 1;
-        let (guard, waited) = WORK_ARRIVED
-            .wait_timeout(agenda, until_due.unwrap_or(IDLE_LIMIT))
-            .unwrap_or_else(PoisonError::into_inner);
+        let (guard, waited) =
+            WORK_ARRIVED.wait_timeout(agenda, IDLE_LIMIT).unwrap_or_else(PoisonError::into_inner);
         agenda = guard;
         agenda.idle -= 1;
-        // The last one stays while something is to be done later.
-        let is_needed = agenda.threads == 1 && !agenda.later.is_empty();
-        if waited.timed_out() && until_due.is_none() && agenda.ready.is_empty() && !is_needed {
+        if waited.timed_out() && agenda.jobs.is_empty() {
             agenda.threads -= 1;
             return;
         }
@@ -116,11 +99,33 @@ fn work() {
 }
 
 impl Agenda {
-    fn next(&mut self) -> Option<Job> {
-        self.ready.pop_front().or_else(|| {
-            let due = self.later.first_entry().filter(|entry| entry.key().0 <= Instant::now())?;
-            Some(due.remove())
-        })
+    /// Whether the system gave one.
+    fn start_thread(&mut self) -> bool {
+        let thread = std::thread::Builder::new().name("session-lock".into());
+        let is_started = thread.stack_size(STACK_BYTES).spawn(work).is_ok();
+        self.threads += usize::from(is_started);
+        is_started
+    }
+
+    /// Looks again in a moment. If no job was taken up by then although some wait, the threads
+    /// hang, and another one is started.
+    fn watch_for_hangs(&mut self) {
+        if self.alarm.is_some() || self.threads >= MAX_THREADS {
+            return;
+        }
+        let taken = self.taken;
+        let alarm = wait::at(Instant::now() + STUCK_AFTER, move || {
+            let mut agenda = agenda();
+            agenda.alarm = None;
+            if agenda.jobs.is_empty() {
+                return;
+            }
+            if agenda.taken == taken {
+                agenda.start_thread();
+            }
+            agenda.watch_for_hangs();
+        });
+        self.alarm = alarm.ok(); // without it, only the usual threads work
     }
 }
 

@@ -19,7 +19,7 @@
 //!
 //! 1. Two holders never hold one session's lock at once, whatever crashes in between.
 //! 2. A live lock is never taken: no title, name, clock, age or pid namespace overrides a witness.
-//! 3. A dead lock never blocks: the next contender takes it over at once.
+//! 3. A dead lock never blocks: the next contender takes it over, in milliseconds.
 //! 4. Nobody deletes another's lock.
 //! 5. Waiting occupies neither the event loop nor libuv's thread pool.
 //! 6. Processes that still run the older TypeScript lock are excluded, and exclude us.
@@ -29,8 +29,9 @@
 //! Knowledge flows one way, and each module knows nothing of those above it:
 //!
 //! ```text
-//! node        options in, promise out                       (the only one that knows Node)
-//! registry    this process's locks and queues     executor  threads of our own
+//! node        options in, outcomes out                      (the only one that knows Node)
+//! registry    this process's locks and queues     executor  threads for disk work
+//!                                                 wait      look again: on change, at an instant
 //! protocol    publish, look, take over, release
 //! verdict     is the holder alive?                (the one place that decides)
 //! witness     what the kernel proves              process   who a pid is
@@ -51,4 +52,5 @@ pub mod record;
 pub mod registry;
 mod sys;
 pub mod verdict;
+pub mod wait;
 pub mod witness;

@@ -1,29 +1,39 @@
-//! The surface that `index.js` calls. Options in, promise out; no decision is made here.
+//! The surface that `index.js` calls. Options in, outcomes out; no decision is made here.
 //!
-//! Arguments arrive checked: `index.js` does that, because napi takes `NaN` for 0. An outcome goes
-//! back as a plain object that `index.js` turns into a lock or an error, so that error classes and
-//! stack traces are JavaScript's own.
+//! Arguments arrive checked: `index.js` does that, because napi takes `NaN` for 0. Outcomes go back
+//! as plain objects that `index.js` turns into locks and errors, so that error classes and stack
+//! traces are JavaScript's own. What ends later is reported to the one function that a [`Client`]
+//! was made with: one threadsafe function for everything is cheaper than one for each promise, and
+//! is the only thing of ours that Node has to take down with an environment.
 
 #![allow(missing_docs, reason = "index.d.ts documents what users see")]
 #![allow(
     clippy::needless_pass_by_value,
     clippy::trivially_copy_pass_by_ref,
     clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "napi decides how arguments come; JavaScript has one kind of number"
 )]
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use napi::bindgen_prelude::{Env, Object, Result};
+use napi::bindgen_prelude::{Env, Function, Result, Status};
+use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
 use crate::error::Error;
 use crate::process::{self, Process};
-use crate::protocol::Contended;
+use crate::protocol::Report;
 use crate::record::Record;
-use crate::registry::{self, Environment, Grant, Handle, Request};
+use crate::registry::{self, Environment, Grant, Handle, Loss, Request, Ticket};
+use crate::wait;
+
+/// Calls the client's function from any thread. Weak: it keeps no process alive.
+type Tell = Arc<ThreadsafeFunction<Message, (), Message, Status, false, true>>;
 
 thread_local! {
     /// A JavaScript environment has a thread of its own, so that is where its identity lives: the
@@ -46,25 +56,28 @@ fn environment(env: &Env) -> Result<Environment> {
     Ok(environment)
 }
 
-#[napi(object)]
-pub struct AcquireRequest {
-    /// Absolute.
-    pub session_file: String,
-    /// Absent: no limit.
-    pub timeout_ms: Option<f64>,
-    pub stale_ms: f64,
-    pub max_hold_ms: f64,
-    pub allow_reentrant: bool,
-}
-
-/// How an acquire ended. With nothing in it, the lock was granted and then released together with
-/// all others before its caller could hear of it.
+/// What a client is told. Of `ticket` and `handle` one is set: something that was asked for has
+/// ended, or a lock was lost.
 #[napi(object)]
 #[derive(Default)]
-pub struct AcquireOutcome {
+pub struct Message {
+    pub ticket: Option<f64>,
+    pub outcome: Option<Outcome>,
+    pub handle: Option<f64>,
+    /// See `loss_name`.
+    pub loss: Option<String>,
+}
+
+/// How an acquire or a release ended. With nothing in it: a lock was released; or it was granted
+/// and then released together with all others before its caller could hear of it.
+#[napi(object)]
+#[derive(Default)]
+pub struct Outcome {
     pub granted: Option<Granted>,
     pub timeout: Option<Timeout>,
     pub refusal: Option<Refusal>,
+    /// Somebody holds it, and the caller didn't want to wait.
+    pub contended: Option<bool>,
 }
 
 #[napi(object)]
@@ -95,46 +108,171 @@ pub struct Refusal {
     pub syscall: Option<String>,
 }
 
-/// Builds the value a promise resolves to, on the JavaScript thread.
-type Resolve<T> = Box<dyn FnOnce(Env) -> Result<T> + Send>;
+/// How often the waiting thread of this process woke up, and for what.
+#[napi(object)]
+pub struct WakeUps {
+    pub events: f64,
+    pub timers: f64,
+}
 
-#[napi(catch_unwind, ts_return_type = "Promise<AcquireOutcome>")]
-pub fn acquire(env: &Env, request: AcquireRequest) -> Result<Object<'_>> {
-    let request = Request {
-        environment: environment(env)?,
-        session_file: PathBuf::from(request.session_file),
-        timeout_ms: request.timeout_ms.map(whole_ms),
-        stale_ms: whole_ms(request.stale_ms),
-        max_hold_ms: whole_ms(request.max_hold_ms),
-        allow_reentrant: request.allow_reentrant,
-    };
-    let (deferred, promise) = env.create_deferred::<AcquireOutcome, Resolve<AcquireOutcome>>()?;
-    let deliver = move |result: std::result::Result<Grant, Error>| {
-        deferred.resolve(Box::new(move |_| {
-            Ok(match &result {
-                Ok(grant) => granted(grant),
-                Err(error) => failed(error),
-            })
+/// One copy of `index.js` in one environment.
+#[napi]
+pub struct Client {
+    environment: Environment,
+    /// Tells its tickets from those of other copies in the same environment.
+    number: u64,
+    tell: Tell,
+}
+
+/// What has been delivered while the call that asked for it is still running.
+enum Early {
+    Awaited,
+    Here(Box<Outcome>),
+    Over,
+}
+
+#[napi]
+impl Client {
+    #[napi(constructor, catch_unwind)]
+    pub fn new(env: &Env, tell: Function<'_, Message, ()>) -> Result<Self> {
+        static CLIENTS: AtomicU64 = AtomicU64::new(0);
+        let tell = tell.build_threadsafe_function::<Message>().weak::<true>().build()?;
+        Ok(Self {
+            environment: environment(env)?,
+            number: CLIENTS.fetch_add(1, Ordering::Relaxed),
+            tell: Arc::new(tell),
+        })
+    }
+
+    /// The outcome, if there is one by the time this returns; else it is told under `ticket`.
+    /// `session_file` is absolute, an infinite `timeout_ms` no limit.
+    #[napi(catch_unwind)]
+    pub fn acquire(
+        &self,
+        ticket: f64,
+        session_file: String,
+        timeout_ms: f64,
+        stale_ms: f64,
+        max_hold_ms: f64,
+        allow_reentrant: bool,
+    ) -> Option<Outcome> {
+        let request = Request {
+            environment: self.environment,
+            ticket: self.ticket(ticket),
+            session_file: PathBuf::from(session_file),
+            timeout_ms: timeout_ms.is_finite().then(|| whole_ms(timeout_ms)),
+            stale_ms: whole_ms(stale_ms),
+            max_hold_ms: whole_ms(max_hold_ms),
+            allow_reentrant,
+        };
+        self.now_or_later(ticket, |deliver| {
+            let deliver = |result: std::result::Result<Grant, Error>| {
+                deliver(result.map_or_else(Outcome::from, Outcome::from));
+            };
+            registry::acquire(request, Box::new(deliver));
+        })
+    }
+
+    /// The outcome, now. Takes what `acquire` takes, and doesn't wait.
+    #[napi(catch_unwind)]
+    pub fn try_acquire(
+        &self,
+        session_file: String,
+        _timeout_ms: f64,
+        stale_ms: f64,
+        max_hold_ms: f64,
+        allow_reentrant: bool,
+    ) -> Outcome {
+        let request = Request {
+            environment: self.environment,
+            ticket: self.ticket(0.0),
+            session_file: PathBuf::from(session_file),
+            timeout_ms: None,
+            stale_ms: whole_ms(stale_ms),
+            max_hold_ms: whole_ms(max_hold_ms),
+            allow_reentrant,
+        };
+        match registry::try_acquire(&request) {
+            Ok(Some(grant)) => grant.into(),
+            Ok(None) => Outcome { contended: Some(true), ..Outcome::default() },
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Withdraws an acquire; nothing will be told of it. `false`: too late, it will be.
+    #[napi(catch_unwind)]
+    pub fn cancel(&self, ticket: f64) -> bool {
+        registry::cancel(self.environment, self.ticket(ticket))
+    }
+
+    /// The outcome, if there is one by the time this returns; else it is told under `ticket`.
+    #[napi(catch_unwind)]
+    pub fn release(&self, ticket: f64, handle: f64) -> Option<Outcome> {
+        self.now_or_later(ticket, |deliver| {
+            registry::release(handle_from(handle), Box::new(|result| deliver(released(result))));
+        })
+    }
+
+    #[napi(catch_unwind)]
+    pub fn release_all(&self) -> u32 {
+        u32::try_from(registry::release_all(self.environment)).unwrap_or(u32::MAX)
+    }
+
+    /// A loss of this lock will be told under its handle. If it isn't held, the reason, now.
+    #[napi(catch_unwind)]
+    pub fn watch_loss(&self, handle: f64) -> Option<String> {
+        let tell = Arc::clone(&self.tell);
+        let tell_loss = move |loss| {
+            let loss = Some(loss_name(loss));
+            let message = Message { handle: Some(handle), loss, ..Message::default() };
+            tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
+        };
+        registry::watch_loss(handle_from(handle), Arc::new(tell_loss)).map(loss_name)
+    }
+
+    /// Runs `start`. What it delivers before it returns is returned, what it delivers later told.
+    fn now_or_later(
+        &self,
+        ticket: f64,
+        start: impl FnOnce(Box<dyn FnOnce(Outcome) + Send>),
+    ) -> Option<Outcome> {
+        let early = Arc::new(Mutex::new(Early::Awaited));
+        let (slot, tell) = (Arc::clone(&early), Arc::clone(&self.tell));
+        start(Box::new(move |outcome| {
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            match *slot {
+                Early::Awaited => *slot = Early::Here(Box::new(outcome)),
+                Early::Here(_) | Early::Over => tell_outcome(&tell, ticket, outcome),
+            }
         }));
-    };
-    registry::acquire(request, Box::new(deliver));
-    Ok(promise)
+        let mut slot = early.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *slot, Early::Over) {
+            Early::Here(outcome) => Some(*outcome),
+            Early::Awaited | Early::Over => None,
+        }
+    }
+
+    fn ticket(&self, number: f64) -> Ticket {
+        Ticket { client: self.number, number: number as u64 }
+    }
 }
 
-#[napi(catch_unwind, ts_return_type = "Promise<Refusal | undefined>")]
-pub fn release(env: &Env, handle: f64) -> Result<Object<'_>> {
-    let (deferred, promise) = env.create_deferred::<Option<Refusal>, Resolve<Option<Refusal>>>()?;
-    let done = move |result: std::result::Result<(), Error>| {
-        deferred.resolve(Box::new(move |_| Ok(result.err().as_ref().map(refusal))));
-    };
-    registry::release(handle_from(handle), Box::new(done));
-    Ok(promise)
-}
-
+/// Released when it returns.
 #[napi(catch_unwind)]
-pub fn release_all(env: &Env) -> Result<u32> {
-    let count = registry::release_all(environment(env)?);
-    Ok(u32::try_from(count).unwrap_or(u32::MAX))
+pub fn release_now(handle: f64) -> Outcome {
+    released(registry::release_now(handle_from(handle)))
+}
+
+/// Whether a granted lock is still there when its caller hears of it.
+#[napi(catch_unwind)]
+pub fn is_registered(handle: f64) -> bool {
+    registry::is_registered(handle_from(handle))
+}
+
+/// Asks the file system.
+#[napi(catch_unwind)]
+pub fn is_held(handle: f64) -> bool {
+    registry::is_held(handle_from(handle))
 }
 
 #[napi(catch_unwind)]
@@ -158,35 +296,50 @@ pub fn process_start_time(pid: f64) -> Option<f64> {
     process.start_time.map(|ticks| ticks as f64)
 }
 
-/// Runs on the JavaScript thread: only here it is certain that the caller will hear of the lock.
-fn granted(grant: &Grant) -> AcquireOutcome {
-    if !registry::is_held(grant.handle) {
-        return AcquireOutcome::default();
-    }
-    let granted = Granted { handle: handle_to(grant.handle), lock_path: text(&grant.lock_path) };
-    AcquireOutcome { granted: Some(granted), ..AcquireOutcome::default() }
+/// For tests: what woke this process's waiters.
+#[napi(catch_unwind)]
+pub fn wake_ups() -> WakeUps {
+    let wait::WakeUps { events, timers } = wait::wake_ups();
+    WakeUps { events: events as f64, timers: timers as f64 }
 }
 
-fn failed(error: &Error) -> AcquireOutcome {
-    match error {
-        Error::Timeout { lock_path, contended, .. } => AcquireOutcome {
-            timeout: Some(timeout(lock_path, contended)),
-            ..AcquireOutcome::default()
-        },
-        Error::System { .. } | Error::NotAFile { .. } => {
-            AcquireOutcome { refusal: Some(refusal(error)), ..AcquireOutcome::default() }
+fn tell_outcome(tell: &Tell, ticket: f64, outcome: Outcome) {
+    let message = Message { ticket: Some(ticket), outcome: Some(outcome), ..Message::default() };
+    // It fails only if the environment has ended; `registry::end` then clears up after it.
+    tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
+}
+
+impl From<Grant> for Outcome {
+    fn from(Grant { handle, lock_path }: Grant) -> Self {
+        let granted = Granted { handle: handle.0 as f64, lock_path: text(&lock_path) };
+        Self { granted: Some(granted), ..Self::default() }
+    }
+}
+
+impl From<Error> for Outcome {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Timeout { lock_path, report, .. } => {
+                Self { timeout: Some(timeout(&lock_path, &report)), ..Self::default() }
+            }
+            error => Self { refusal: Some(refusal(&error)), ..Self::default() },
         }
     }
 }
 
-fn timeout(lock_path: &Path, contended: &Contended) -> Timeout {
-    let reasons = contended.verdict.iter().flat_map(|verdict| &verdict.reasons);
+/// What became of a release.
+fn released(result: std::result::Result<(), Error>) -> Outcome {
+    result.map_or_else(Outcome::from, |()| Outcome::default())
+}
+
+fn timeout(lock_path: &Path, report: &Report) -> Timeout {
+    let reasons = report.verdict.iter().flat_map(|verdict| &verdict.reasons);
     Timeout {
         lock_path: text(lock_path),
-        owner: contended.owner(),
-        holder: contended.record.as_ref().map(Record::encode),
+        owner: report.owner(),
+        holder: report.record.as_ref().map(Record::encode),
         stale_reasons: reasons.map(|reason| reason.as_str().to_owned()).collect(),
-        cause: contended.cause.as_ref().map(refusal),
+        cause: report.cause.as_ref().map(refusal),
     }
 }
 
@@ -200,22 +353,26 @@ fn refusal(error: &Error) -> Refusal {
     Refusal { message: error.to_string(), path: text(path), errno, syscall }
 }
 
+fn loss_name(loss: Loss) -> String {
+    let name = match loss {
+        Loss::HoldExceeded => "hold-exceeded",
+        Loss::Removed => "removed",
+        Loss::Released => "released",
+    };
+    name.to_owned()
+}
+
 /// Paths come from JavaScript strings, so nothing is lost on the way back.
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn handle_to(handle: Handle) -> f64 {
-    handle.0 as f64
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // made by `handle_to`
+/// Counted up from 1: the 2^53 that a JavaScript number can tell apart last for centuries.
 fn handle_from(number: f64) -> Handle {
     Handle(number as u64)
 }
 
 /// Milliseconds, rounded up: a fraction of one is still some time.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturating is meant
 fn whole_ms(number: f64) -> u64 {
     number.ceil() as u64
 }

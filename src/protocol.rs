@@ -16,11 +16,14 @@
 //! waits. Replacing is one rename of a finished, flocked file over the dead one: the path is never
 //! vacant, and a crash on either side of it leaves a lock that the next contender can judge.
 //!
-//! **Older processes** remove a lock that they think dead by its path, blindly. One of them may
-//! have put its own new lock there between our look and our rename, so a file that no flock holder
-//! wrote is *exchanged* for ours, and what comes out is looked at: if it isn't the dead inode, it
-//! goes back. And such a process may be just about to remove what it finds at the path, so such a
-//! takeover counts only after the path was still ours some moments later ([`SETTLE`]).
+//! **Older processes** know nothing of flocks, and remove a lock that they think dead by its path,
+//! blindly. One of them may have put its own new lock there between our look and our rename, so
+//! the dead file is *exchanged* for ours, and what comes out is looked at: if it isn't the dead
+//! inode, it goes back. And one that has read the dead record may be just about to remove what is
+//! at the path by now. So a takeover counts only if the path is still ours some moments
+//! ([`SETTLE`]) after the last moment in which the dead record can have been read. Who came upon
+//! the dead file waits that long; who has watched the file knows whether anybody read it, and
+//! mostly need not wait at all ([`crate::wait::Watch::unread_since`]).
 //!
 //! **Temporaries** have one fixed name per session. So at most one can be left behind by a crash,
 //! who takes over next meets it, and on file systems whose flock can't be trusted its exclusive
@@ -34,20 +37,21 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::io::Errno;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, FileKind, Result};
 use crate::process;
 use crate::record::{DeclaredWitness, Record};
-use crate::sys::{self, FileId, Status};
+use crate::sys::{self, FileId, Lease, Status};
 use crate::verdict::{Patience, Sighting, Verdict};
-use crate::witness::{self, Testimony};
+use crate::witness::{self, Testimony, Witness};
 
-/// How long after the takeover of an older process's lock the path must still be ours: longer
-/// than any such process takes between reading a dead record and removing the path.
+/// How long after the last read of a dead record the path must still be ours: longer than an older
+/// process takes between reading it and removing the path.
 pub const SETTLE: Duration = Duration::from_millis(50);
 
 /// Rounds of one attempt. Each lost round means that another process moved on.
@@ -60,13 +64,25 @@ const ABANDONED_AFTER_MS: i64 = 30_000;
 /// The longest file name that every file system here takes, in bytes.
 const NAME_MAX: usize = 255;
 
-/// Where a session's lock is.
+/// Where a session's lock is. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct LockPaths {
-    folder: PathBuf,
+pub struct LockPaths(Arc<Paths>);
+
+/// The paths behind a [`LockPaths`].
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Paths {
     lock: PathBuf,
+    folder: PathBuf,
     temporary: PathBuf,
     guard: PathBuf,
+}
+
+impl std::ops::Deref for LockPaths {
+    type Target = Paths;
+
+    fn deref(&self) -> &Paths {
+        &self.0
+    }
 }
 
 impl LockPaths {
@@ -95,7 +111,7 @@ impl LockPaths {
             name.push(suffix);
             folder.join(name)
         };
-        Ok(Self {
+        Ok(Self(Arc::new(Paths {
             lock: beside(""),
             temporary: if lock_name.len() + TEMPORARY_SUFFIX.len() <= NAME_MAX {
                 beside(TEMPORARY_SUFFIX)
@@ -104,7 +120,12 @@ impl LockPaths {
             },
             guard: beside(".reclaim"),
             folder,
-        })
+        })))
+    }
+
+    /// The folder it stands in.
+    pub fn folder(&self) -> &Path {
+        &self.0.folder
     }
 
     /// The lock file.
@@ -141,15 +162,145 @@ pub struct Claim {
 pub enum Attempt {
     /// The lock is ours.
     Acquired(HeldLock),
-    /// The lock is ours if [`HeldLock::is_at_its_path`] still holds after [`SETTLE`].
-    Settling(HeldLock),
+    /// A dead lock was replaced: ours if [`HeldLock::is_at_its_path`] still holds [`SETTLE`] after
+    /// the last moment in which an older process can have read the dead one.
+    TakenOver(HeldLock),
     /// Somebody else's.
-    Contended(Box<Contended>),
+    Contended(Contended),
 }
 
-/// Who was in the way.
-#[derive(Debug, Clone)]
+/// What was in the way. It keeps the lock file open, so that it can be watched and its inode
+/// number stays its own.
+#[derive(Debug, Default)]
 pub struct Contended {
+    /// `None` if there is none, or none that we may open.
+    file: Option<Arc<File>>,
+    /// `None` for a flocked file: nothing else needed to be asked.
+    sighting: Option<Box<Sighting>>,
+    witness: Option<Witness>,
+    /// In how many milliseconds the lock's age alone would decide otherwise.
+    matures_in_ms: Option<u64>,
+    cause: Option<Error>,
+    /// What we stood in line for before, and missed.
+    turns: Vec<Turn>,
+}
+
+impl Contended {
+    /// The file in the way.
+    pub fn file(&self) -> Option<&Arc<File>> {
+        self.file.as_ref()
+    }
+
+    /// What proved that it has to be respected.
+    pub fn witness(&self) -> Option<Witness> {
+        self.witness
+    }
+
+    /// In how many milliseconds it is worth looking again because of its age alone.
+    pub fn matures_in_ms(&self) -> Option<u64> {
+        self.matures_in_ms
+    }
+
+    /// The process whose end would change the verdict, where no flock tells of it.
+    pub fn pid_to_outlive(&self) -> Option<i32> {
+        let record = self.sighting.as_ref()?.record.as_ref()?;
+        let is_our_number = record.pid_namespace.is_none_or(|namespace| {
+            process::own().pid_namespace.is_none_or(|ours| ours == namespace)
+        });
+        record.pid.filter(|_| is_our_number)
+    }
+
+    /// Whether nothing has changed: the proof, if there was one, and the file at the path. Then a
+    /// watch that was set up before will tell of any change.
+    ///
+    /// The path has to be asked in any case: a file that has been released already may be flocked
+    /// for a moment by another contender, whose closing it nobody would tell.
+    pub fn is_still_there(&self, paths: &LockPaths) -> bool {
+        let file = self.file.as_ref();
+        (self.witness.is_none() || self.is_proved())
+            && file.is_some_and(|file| names(&paths.lock, file, None).unwrap_or(false))
+    }
+
+    fn is_proved(&self) -> bool {
+        match (&self.file, self.witness) {
+            (Some(file), Some(Witness::Flock)) => sys::flock(file) == Err(Errno::WOULDBLOCK),
+            (Some(file), Some(Witness::OpenForWriting)) => sys::lease(file) == Lease::Refused,
+            _ => false,
+        }
+    }
+
+    /// Says what was in the way, as a contender with this patience sees it.
+    pub fn report(&self, patience: Patience) -> Report {
+        let seen_now = || sight(Path::new(""), self.file.as_ref()?, true, false).ok()?;
+        let sighting = self.sighting.as_deref().cloned().or_else(seen_now);
+        Report {
+            verdict: sighting.as_ref().map(|sighting| sighting.judge(patience)),
+            record: sighting.and_then(|sighting| sighting.record),
+            cause: self.cause.clone(),
+        }
+    }
+}
+
+/// What became of something that was in the way.
+#[derive(Debug)]
+pub enum Recheck {
+    /// It is still there.
+    Still(Contended),
+    /// Its holder has died, and it was replaced: see [`Attempt::TakenOver`].
+    TakenOver(HeldLock),
+    /// It is time for another attempt, with whatever we have stood in line for.
+    Gone(Vec<Turn>),
+}
+
+/// A file whose flock came to us in its turn. Those who stand in line behind us sleep on while we
+/// keep it: until our release, or until we give up. (If we hang, they look for themselves before
+/// long.)
+#[derive(Debug)]
+pub struct Turn(Arc<File>);
+
+/// More are not kept: each is an open file.
+const MOST_TURNS: usize = 4;
+
+/// Looks again at what was in the way.
+///
+/// Whoever has seen a file flocked, and finds the flock free, the file in its place and nobody who
+/// has it open for writing, has seen its holder die, and takes over right here. It doesn't read
+/// the file for that: a read would be seen by others who watch for readers.
+pub fn recheck(paths: &LockPaths, claim: &Claim, contended: Contended) -> Result<Recheck> {
+    let is_proved = contended.is_proved();
+    let Some(file) = contended.file.clone() else {
+        return Ok(Recheck::Gone(contended.turns));
+    };
+    let is_in_place = names(&paths.lock, &file, None)?;
+    if is_proved && is_in_place {
+        return Ok(Recheck::Still(contended));
+    }
+    let is_ours = !is_proved && contended.witness == Some(Witness::Flock);
+    let has_died = is_ours
+        && is_in_place
+        && witness::writer(&file, witness::is_local(&file)) == Testimony::NoWriter
+        && !is_guarded(paths);
+    if has_died {
+        let id = sys::status_of(&file).during("fstat", &paths.lock)?.id;
+        let dead = DeadLock { file: Arc::clone(&file), id };
+        if let Takeover::Done(mut held) = take_over(paths, claim, &dead)? {
+            held.turns = contended.turns;
+            held.turns.push(Turn(file));
+            return Ok(Recheck::TakenOver(held));
+        }
+    }
+    let mut turns = contended.turns;
+    // One that is still in its place is no turn but a lock to be judged: keeping its flock would
+    // make it look alive, to ourselves as well.
+    if is_ours && !is_in_place && turns.len() < MOST_TURNS {
+        turns.push(Turn(file));
+    }
+    Ok(Recheck::Gone(turns))
+}
+
+/// Who was in the way, for those who want to know.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
     /// What the lock file said.
     pub record: Option<Record>,
     /// What that amounts to; `None` if the file could not be judged (no permission to open it) or
@@ -159,7 +310,7 @@ pub struct Contended {
     pub cause: Option<Error>,
 }
 
-impl Contended {
+impl Report {
     /// The holder in the words of the older lock module: `pid=7 alive=true ageMs=1200`.
     pub fn owner(&self) -> String {
         let verdict = self.verdict.as_ref();
@@ -173,11 +324,6 @@ impl Contended {
         }
         owner
     }
-
-    /// In the way, and nothing else is known.
-    fn unknown(cause: Option<Error>) -> Box<Self> {
-        Box::new(Self { record: None, verdict: None, cause })
-    }
 }
 
 /// A lock that this process holds. Dropping it lets the kernel free the flock and leaves a dead
@@ -187,9 +333,16 @@ pub struct HeldLock {
     paths: LockPaths,
     file: File,
     token: String,
+    /// What we stood in line for: the next one behind us there is woken when we release.
+    turns: Vec<Turn>,
 }
 
 impl HeldLock {
+    /// The open lock file, to be watched.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Where it is.
     pub fn paths(&self) -> &LockPaths {
         &self.paths
@@ -210,11 +363,22 @@ impl HeldLock {
             .and_then(|ours| if ours { remove(&self.paths.lock) } else { Ok(()) });
         // Closing would free it too, but a child between fork and exec may share the file.
         let unlocked = sys::unlock(&self.file);
-        removed.and(match unlocked {
-            // Where flock isn't supported there was none to give back.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK | Errno::BADF) | Ok(()) => Ok(()),
-            Err(errno) => Err(errno).during("flock", &self.paths.lock),
-        })
+        for Turn(file) in &self.turns {
+            let _ = sys::unlock(file); // it goes with the descriptor in any case
+        }
+        removed.and(unlocked.or_else(without_flock).during("flock", &self.paths.lock))
+    }
+}
+
+impl Attempt {
+    /// Whatever came of it keeps these.
+    #[must_use]
+    pub fn with_turns(mut self, turns: Vec<Turn>) -> Self {
+        match &mut self {
+            Self::Acquired(held) | Self::TakenOver(held) => held.turns = turns,
+            Self::Contended(contended) => contended.turns = turns,
+        }
+        self
     }
 }
 
@@ -231,14 +395,13 @@ pub fn attempt(paths: &LockPaths, claim: &Claim) -> Result<Attempt> {
                 }
             }
             Look::Dead(dead) => match take_over(paths, claim, &dead)? {
-                Takeover::Done { held, settles: true } => return Ok(Attempt::Settling(held)),
-                Takeover::Done { held, settles: false } => return Ok(Attempt::Acquired(held)),
+                Takeover::Done(held) => return Ok(Attempt::TakenOver(held)),
                 Takeover::Occupied => break,
                 Takeover::Lost => {}
             },
         }
     }
-    Ok(Attempt::Contended(Contended::unknown(None)))
+    Ok(Attempt::Contended(Contended::default()))
 }
 
 // --- Looking ----------------------------------------------------------------------------------
@@ -247,7 +410,7 @@ enum Look {
     /// Nothing stands at the path.
     Vacant,
     /// A lock that has to be respected.
-    Alive(Box<Contended>),
+    Alive(Contended),
     /// A dead lock, whose flock is ours now where the file system has one.
     Dead(DeadLock),
     /// It changed while we looked.
@@ -255,56 +418,113 @@ enum Look {
 }
 
 struct DeadLock {
-    file: File,
+    file: Arc<File>,
     id: FileId,
-    /// An older process wrote it, and may be about to remove the path.
-    is_foreign: bool,
 }
 
 /// Looks at the lock file and judges it, keeping the flock of a dead one.
 fn look(paths: &LockPaths, claim: &Claim) -> Result<Look> {
     let path = &paths.lock;
-    let file = match open_regular(path) {
+    let mut file = match open_regular(path) {
         Ok(Some(file)) => file,
         Ok(None) => return Ok(Look::Vacant),
         // Not ours to read: another user's. Can't know counts as alive.
-        Err(cause @ Error::System { errno: Errno::ACCESS | Errno::PERM, syscall: "open", .. }) => {
-            return Ok(Look::Alive(Contended::unknown(Some(cause))));
-        }
+        Err(cause) if is_not_ours_to_read(&cause) => return Ok(Look::Alive(cause.into())),
         Err(error) => return Err(error),
     };
-    let flocked = sys::flock(&file) == Err(Errno::WOULDBLOCK);
+    if take_flock(path, &mut file)? == Err(Errno::WOULDBLOCK) {
+        // The proof is there: what the file says need not even be read.
+        let (file, witness) = (Some(Arc::new(file)), Some(Witness::Flock));
+        return Ok(Look::Alive(Contended { file, witness, ..Contended::default() }));
+    }
     // Between opening it and getting its flock, the path may have gone to another file. Judging
     // this one is no harm; replacing it would be.
-    if !flocked && !names(path, &file, None)? {
+    if !names(path, &file, None)? {
         return Ok(Look::Moved);
     }
-    let status = sys::status_of(&file).during("fstat", path)?;
-    let bytes = match sys::read(&file) {
-        Ok(bytes) => bytes,
-        Err(Errno::STALE) => return Ok(Look::Moved),
-        Err(errno) => return Err(errno).during("read", path),
-    };
-    let is_local = witness::is_local(&file);
-    let sighting = Sighting {
-        record: Record::decode(&bytes),
-        modified_ms: status.modified_ms,
-        flocked,
-        testimony: if flocked { Testimony::None } else { witness::writer(&file, is_local) },
-        is_local,
-        is_held_here: claim.is_held_here,
+    let sighting = match sight(path, &file, false, claim.is_held_here) {
+        Ok(Some(sighting)) => sighting,
+        Ok(None) => return Ok(Look::Moved),
+        // Where flock is mandatory (SMB), reading somebody's locked file is refused.
+        Err(cause) if is_not_ours_to_read(&cause) => return Ok(Look::Alive(cause.into())),
+        Err(error) => return Err(error),
     };
     let verdict = sighting.judge(claim.patience);
     if verdict.is_alive {
-        let record = sighting.record;
-        return Ok(Look::Alive(Box::new(Contended {
-            record,
-            verdict: Some(verdict),
-            cause: None,
-        })));
+        // Its flock is nobody's: an older process may not even know of such a thing.
+        sys::unlock(&file).or_else(without_flock).during("flock", path)?;
+        return Ok(Look::Alive(Contended {
+            file: Some(Arc::new(file)),
+            witness: verdict.witness,
+            matures_in_ms: verdict.matures_in_ms,
+            sighting: Some(Box::new(sighting)),
+            ..Contended::default()
+        }));
     }
-    let is_foreign = !sighting.is_by_flock_holder();
-    Ok(Look::Dead(DeadLock { file, id: status.id, is_foreign }))
+    let id = sys::status_of(&file).during("fstat", path)?.id;
+    Ok(Look::Dead(DeadLock { file: Arc::new(file), id }))
+}
+
+/// Tries to take the flock. NFS gives an exclusive one only on a file that is open for writing
+/// (flock(2)): there, where nobody asks for leases, it is opened once more.
+fn take_flock(path: &Path, file: &mut File) -> Result<rustix::io::Result<()>> {
+    match sys::flock(file) {
+        Err(Errno::BADF) => {}
+        answer => return Ok(answer),
+    }
+    match sys::open_for_writing(path) {
+        Ok(writable) if is_same(file, &writable).during("fstat", path)? => {
+            let answer = sys::flock(&writable);
+            *file = writable;
+            Ok(answer)
+        }
+        _ => Ok(Err(Errno::BADF)),
+    }
+}
+
+fn is_same(one: &File, other: &File) -> rustix::io::Result<bool> {
+    Ok(sys::status_of(one)?.id == sys::status_of(other)?.id)
+}
+
+fn is_not_ours_to_read(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::System { errno: Errno::ACCESS | Errno::PERM, syscall: "open" | "read", .. }
+    )
+}
+
+impl From<Error> for Contended {
+    /// A lock file that can't be read: can't know counts as alive.
+    fn from(cause: Error) -> Self {
+        Self { cause: Some(cause), ..Self::default() }
+    }
+}
+
+/// Reads what the file says and asks the kernel about it. `None` if the file is gone.
+fn sight(path: &Path, file: &File, flocked: bool, is_held_here: bool) -> Result<Option<Sighting>> {
+    let status = sys::status_of(file).during("fstat", path)?;
+    let bytes = match sys::read(file) {
+        Ok(bytes) => bytes,
+        Err(Errno::STALE) => return Ok(None),
+        Err(errno) => return Err(errno).during("read", path),
+    };
+    let is_local = witness::is_local(file);
+    Ok(Some(Sighting {
+        record: Record::decode(&bytes),
+        modified_ms: status.modified_ms,
+        flocked,
+        testimony: if flocked { Testimony::None } else { witness::writer(file, is_local) },
+        is_local,
+        is_held_here,
+    }))
+}
+
+/// Where flock isn't supported there is none to give back.
+fn without_flock(errno: Errno) -> rustix::io::Result<()> {
+    match errno {
+        Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK | Errno::BADF => Ok(()),
+        other => Err(other),
+    }
 }
 
 /// Opens the regular file at `path`; `None` if nothing is there.
@@ -317,6 +537,10 @@ fn open_regular(path: &Path) -> Result<Option<File>> {
     let file = match sys::open(path) {
         Ok(file) => file,
         Err(Errno::NOENT | Errno::STALE) => return Ok(None),
+        // Put there after we looked.
+        Err(Errno::LOOP) => {
+            return Err(Error::NotAFile { path: path.to_owned(), kind: FileKind::Symlink });
+        }
         Err(errno) => return Err(errno).during("open", path),
     };
     refuse_odd(&sys::status_of(&file).during("fstat", path)?, path)?;
@@ -386,7 +610,7 @@ fn publish(paths: &LockPaths, claim: &Claim) -> Result<Option<HeldLock>> {
         }
         Err(errno) => return Err(errno).during("open", &paths.lock),
     };
-    let held = fill(paths, claim, file)?;
+    let held = fill(paths, claim, file).map_err(|(error, _)| error)?;
     match sys::link_unnamed(&held.file, &paths.lock) {
         Ok(()) => Ok(Some(held)),
         Err(Errno::EXIST) => Ok(None),
@@ -403,7 +627,7 @@ fn publish_from_temporary(paths: &LockPaths, claim: &Claim) -> Result<Option<Hel
         return Ok(None);
     };
     let linked = sys::link(&paths.temporary, &paths.lock);
-    discard_temporary(paths, &held.file);
+    discard(&paths.temporary, &held.file);
     match linked {
         Ok(()) => Ok(held.is_at_its_path()?.then_some(held)),
         Err(Errno::EXIST | Errno::NOENT) => Ok(None),
@@ -421,39 +645,47 @@ fn publish_in_place(paths: &LockPaths, claim: &Claim) -> Result<Option<HeldLock>
         Err(Errno::EXIST) => return Ok(None),
         Err(errno) => return Err(errno).during("open", &paths.lock),
     };
-    let id = sys::status_of(&file).during("fstat", &paths.lock)?.id;
-    match fill(paths, claim, file) {
-        Ok(held) => Ok(held.is_at_its_path()?.then_some(held)),
-        Err(error) => {
-            // Nothing is left behind; what another put there is left alone.
-            if status_at(&paths.lock)?.is_some_and(|there| there.id == id) {
-                remove(&paths.lock)?;
-            }
-            Err(error)
-        }
-    }
+    let held = fill_or_remove(&paths.lock, paths, claim, file)?;
+    Ok(held.is_at_its_path()?.then_some(held))
 }
 
-/// Flocks a new file and writes its record.
-fn fill(paths: &LockPaths, claim: &Claim, file: File) -> Result<HeldLock> {
+/// [`fill`] for a file that has the name `path` already. If that fails, nothing is left behind.
+fn fill_or_remove(path: &Path, paths: &LockPaths, claim: &Claim, file: File) -> Result<HeldLock> {
+    fill(paths, claim, file).map_err(|(error, file)| {
+        discard(path, &file);
+        error
+    })
+}
+
+/// Flocks a new file and writes its record. A failure gives the file back.
+fn fill(
+    paths: &LockPaths,
+    claim: &Claim,
+    file: File,
+) -> std::result::Result<HeldLock, (Error, File)> {
     // A file system without flock, or a contender that looks at the file just now: the record
     // then doesn't claim that witness, and the open descriptor stays as one.
     let witness = sys::flock(&file).is_ok().then_some(DeclaredWitness::Flock);
-    let token = token().during("getrandom", &paths.lock)?;
     let own = process::own();
-    let record = Record {
-        pid: Some(own.pid),
-        created_at: Some(format!("{:.3}", Timestamp::now())),
-        starttime: own.start_time,
-        comm: Some(own.comm.clone()),
-        max_hold_ms: Some(claim.max_hold_ms),
-        boot_id: own.boot_id.clone(),
-        pid_namespace: own.pid_namespace,
-        witness,
-        token: Some(token.clone()),
-    };
-    sys::write(&file, &record.encode()).during("write", &paths.lock)?;
-    Ok(HeldLock { paths: paths.clone(), file, token })
+    let written = token().during("getrandom", &paths.lock).and_then(|token| {
+        let record = Record {
+            pid: Some(own.pid),
+            created_at: Some(format!("{:.3}", Timestamp::now())),
+            starttime: own.start_time,
+            comm: Some(own.comm.clone()),
+            max_hold_ms: Some(claim.max_hold_ms),
+            boot_id: own.boot_id.clone(),
+            pid_namespace: own.pid_namespace,
+            witness,
+            token: Some(token.clone()),
+        };
+        sys::write(&file, &record.encode()).during("write", &paths.lock)?;
+        Ok(token)
+    });
+    match written {
+        Ok(token) => Ok(HeldLock { paths: paths.clone(), file, token, turns: Vec::new() }),
+        Err(error) => Err((error, file)),
+    }
 }
 
 /// 128 random bits in hexadecimal.
@@ -466,10 +698,7 @@ fn token() -> rustix::io::Result<String> {
 // --- Takeover ---------------------------------------------------------------------------------
 
 enum Takeover {
-    Done {
-        held: HeldLock,
-        settles: bool,
-    },
+    Done(HeldLock),
     /// Another contender is about it.
     Occupied,
     /// The path went to another file.
@@ -484,22 +713,24 @@ fn take_over(paths: &LockPaths, claim: &Claim, dead: &DeadLock) -> Result<Takeov
         return Ok(Takeover::Occupied);
     };
     let replaced = match names(&paths.lock, &dead.file, None) {
-        Ok(true) if dead.is_foreign => exchange(paths, dead.id),
-        Ok(true) => rename(paths),
+        Ok(true) => exchange(paths, &dead.file),
         Ok(false) => Ok(false),
         Err(error) => Err(error),
     };
     if !matches!(replaced, Ok(true)) {
-        discard_temporary(paths, &held.file);
+        discard(&paths.temporary, &held.file);
         replaced?;
         return Ok(Takeover::Lost);
     }
     // On a file system with a flock that isn't shared by all, another may have used our name.
-    Ok(if held.is_at_its_path()? {
-        Takeover::Done { held, settles: dead.is_foreign }
-    } else {
-        Takeover::Lost
-    })
+    match held.is_at_its_path() {
+        Ok(true) => Ok(Takeover::Done(held)),
+        Ok(false) => Ok(Takeover::Lost),
+        Err(error) => {
+            let _ = held.release(); // can't know: better nobody's than two holders'
+            Err(error)
+        }
+    }
 }
 
 /// Moves the temporary over the lock file. `false` if the temporary is gone.
@@ -512,32 +743,30 @@ fn rename(paths: &LockPaths) -> Result<bool> {
 }
 
 /// Swaps the temporary with the lock file, and back again if what came out isn't `dead`.
-fn exchange(paths: &LockPaths, dead: FileId) -> Result<bool> {
+fn exchange(paths: &LockPaths, dead: &File) -> Result<bool> {
     match sys::exchange(&paths.temporary, &paths.lock) {
         Ok(()) => {}
         Err(Errno::NOENT) => return Ok(false), // an older process has removed the dead lock
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => return rename(paths),
         Err(errno) => return Err(errno).during("rename", &paths.lock),
     }
-    match status_at(&paths.temporary)? {
-        Some(displaced) if displaced.id == dead => {
-            remove(&paths.temporary)?;
-            Ok(true)
-        }
-        None => Ok(true),
-        Some(_) => {
-            // An older process's new lock: back to its place. If ours was removed from the path
-            // meanwhile there is nothing to swap with, and the path is vacant.
-            match sys::exchange(&paths.temporary, &paths.lock) {
-                Err(Errno::NOENT) => sys::link(&paths.temporary, &paths.lock)
-                    .and_then(|()| sys::unlink(&paths.temporary))
-                    .or_else(|errno| if errno == Errno::EXIST { Ok(()) } else { Err(errno) }),
-                other => other,
-            }
-            .during("rename", &paths.lock)?;
-            Ok(false)
-        }
+    // Can't tell is treated as another file: it goes back to where it was.
+    if names(&paths.temporary, dead, None).unwrap_or(false) {
+        let _ = sys::unlink(&paths.temporary); // else the next takeover sweeps it
+        return Ok(true);
     }
+    // An older process's new lock: back to its place. If ours was removed from the path meanwhile
+    // there is nothing to swap with, and the path is vacant or somebody else's.
+    match sys::exchange(&paths.temporary, &paths.lock) {
+        Err(Errno::NOENT) => match sys::link(&paths.temporary, &paths.lock) {
+            Ok(()) => sys::unlink(&paths.temporary),
+            Err(Errno::EXIST | Errno::NOENT) => Ok(()),
+            other => other,
+        },
+        other => other,
+    }
+    .during("rename", &paths.lock)?;
+    Ok(false)
 }
 
 /// A finished lock file under the session's temporary name. `None` while another contender's is
@@ -555,16 +784,7 @@ fn create_temporary(
             Err(Errno::EXIST) => return Ok(None),
             Err(errno) => return Err(errno).during("open", path),
         };
-        let id = sys::status_of(&file).during("fstat", path)?.id;
-        let held = match fill(paths, claim, file) {
-            Ok(held) => held,
-            Err(error) => {
-                if status_at(path)?.is_some_and(|there| there.id == id) {
-                    remove(path)?;
-                }
-                return Err(error);
-            }
-        };
+        let held = fill_or_remove(path, paths, claim, file)?;
         // Between its creation and its flock somebody may have taken it for abandoned.
         if names(path, &held.file, None)? {
             return Ok(Some(held));
@@ -594,10 +814,11 @@ fn sweep_temporary(paths: &LockPaths, dead: Option<FileId>) -> Result<bool> {
     Ok(is_abandoned)
 }
 
-fn discard_temporary(paths: &LockPaths, file: &File) {
-    // What can't be removed is swept by the next takeover.
-    if names(&paths.temporary, file, None).unwrap_or(false) {
-        let _ = sys::unlink(&paths.temporary);
+/// Takes a name away from a file of ours, if it still has it. What can't be removed is dead, and
+/// swept by the next takeover.
+fn discard(path: &Path, file: &File) {
+    if names(path, file, None).unwrap_or(false) {
+        let _ = sys::unlink(path);
     }
 }
 
@@ -664,12 +885,11 @@ mod tests {
         let paths = LockPaths::resolve(&folder.path().join("chat.jsonl")).unwrap();
         std::fs::write(&paths.lock, "dead").unwrap();
         let dead = sys::open(&paths.lock).unwrap();
-        let dead_id = sys::status_of(&dead).unwrap().id;
         // After the look, an older process removes the dead lock and publishes its own.
         sys::unlink(&paths.lock).unwrap();
         std::fs::write(&paths.lock, "alive").unwrap();
         let ours = create_temporary(&paths, &CLAIM, None).unwrap().unwrap();
-        assert!(!exchange(&paths, dead_id).unwrap());
+        assert!(!exchange(&paths, &dead).unwrap());
         assert_eq!(std::fs::read_to_string(&paths.lock).unwrap(), "alive");
         assert!(names(&paths.temporary, &ours.file, None).unwrap());
     }

@@ -5,20 +5,25 @@
 //! arrive per session file, in order; once the lock's path is found they stand in that lock's
 //! queue, and only the first of them contends on disk.
 //!
+//! A queue is worked on in *steps*: look at the lock; hand it over, or leave it alone until looking
+//! again can matter. A step is started by an arrival, a release, or [`crate::wait`].
+//!
 //! The mutex here guards bookkeeping only. No system call of the protocol is made and no caller's
-//! code is run while it is held, except the hand-over of an outcome, which never waits.
+//! code is run while it is held.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::executor::{self, Place};
-use crate::protocol::{self, Attempt, Claim, Contended, HeldLock, LockPaths, SETTLE};
+use crate::protocol::{self, Attempt, Claim, Contended, HeldLock, LockPaths, Recheck, SETTLE};
 use crate::verdict::Patience;
+use crate::wait::{self, Timer, Watch};
+use crate::witness::{self, Witness};
 
 /// One JavaScript world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,18 +33,29 @@ pub struct Environment(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Handle(pub u64);
 
+/// What a caller calls its acquire, to cancel it by; unique within its environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// Whose numbers these are.
+    pub client: u64,
+    /// One of them.
+    pub number: u64,
+}
+
 /// What a caller asks for.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Who asks.
     pub environment: Environment,
+    /// What it calls this.
+    pub ticket: Ticket,
     /// The file to protect; absolute.
     pub session_file: PathBuf,
     /// How long to wait, in milliseconds; `None` is for ever. One attempt is always made.
     pub timeout_ms: Option<u64>,
     /// See [`Patience`].
     pub stale_ms: u64,
-    /// Goes into the record.
+    /// When the watchdog releases, in milliseconds after the lock was acquired.
     pub max_hold_ms: u64,
     /// Whether a lock that this environment already holds will do.
     pub allow_reentrant: bool,
@@ -54,29 +70,58 @@ pub struct Grant {
     pub lock_path: PathBuf,
 }
 
-/// Told once how an acquire ended, on a thread of ours; or dropped, if its environment has ended.
-/// Must not wait and must not call back into this module.
+/// How a holder lost its lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The watchdog released it: it was held for longer than its `max_hold_ms`.
+    HoldExceeded,
+    /// Somebody removed the lock file, or put another one in its place.
+    Removed,
+    /// All locks of its environment were released.
+    Released,
+}
+
+/// Told once how an acquire ended, on any thread; or dropped, if it was cancelled or its
+/// environment has ended. Must not wait.
 pub type Deliver = Box<dyn FnOnce(Result<Grant>) + Send>;
+
+/// Told once that a lock was lost, on any thread. Must not wait.
+pub type TellLoss = Arc<dyn Fn(Loss) + Send + Sync>;
 
 struct Waiter {
     request: Request,
     deadline: Option<Instant>,
     deliver: Deliver,
+    /// Ends the wait where looking at the lock takes for ever.
+    _overdue: Option<Timer>,
 }
 
 /// Everybody in this process who wants one lock.
 #[derive(Default)]
 struct Queue {
     waiters: VecDeque<Waiter>,
-    /// A job works on this queue; whoever adds something sets `look_again` instead of starting one.
+    /// A thread works on this queue; whoever changes something sets `look_again` instead.
     is_running: bool,
     look_again: bool,
-    /// Taken over from an older process, and ours if it stays so until then.
+    /// Taken over, and ours if it stays so until then.
     settling: Option<(HeldLock, Instant)>,
-    /// How often the first waiter found the lock contended.
-    failures: u32,
-    /// The next look that is on the executor's agenda.
-    next_look: Option<Instant>,
+    /// What the last look found in the way, and is being watched.
+    obstacle: Option<Obstacle>,
+    /// Something has happened to what is in the way.
+    is_stirred: bool,
+    /// How often in a row the lock was found contended by something that can't be watched.
+    blind_looks: u32,
+    alarm: Option<Timer>,
+}
+
+/// Something in the way, and who tells us when it changes.
+struct Obstacle {
+    contended: Contended,
+    change: Option<Watch>,
+    exit: Option<Watch>,
+    place: Option<wait::Place>,
+    /// How often it was still there since something last happened to it.
+    quiet_looks: u32,
 }
 
 /// A lock that this process holds.
@@ -85,6 +130,12 @@ struct Hold {
     lock: Arc<HeldLock>,
     /// The acquisitions that share it.
     handles: HashSet<Handle>,
+    since: Instant,
+    /// How long it may be held; the watchdog's business.
+    limit: Duration,
+    /// Who wants to know if it is lost, and what watches for that.
+    tell_loss: Vec<TellLoss>,
+    loss_watch: Option<Watch>,
 }
 
 #[derive(Default)]
@@ -92,24 +143,55 @@ struct Registry {
     /// By session file: whose lock's path is still to be found.
     arrivals: HashMap<PathBuf, VecDeque<Waiter>>,
     queues: HashMap<LockPaths, Queue>,
-    holds: Vec<Hold>,
-    handles: u64,
+    /// Folders, as they were named and as they really are, on file systems of this kernel's own.
+    local_folders: HashSet<PathBuf>,
+    /// By lock: one, or more where locks were lost and not yet released.
+    holds: HashMap<LockPaths, Vec<Hold>>,
+    handles: HashMap<Handle, LockPaths>,
+    last_handle: u64,
+    /// Why a handle that nobody has released yet holds nothing any more.
+    lost: HashMap<Handle, Loss>,
+    /// When the watchdog looks next.
+    watchdog: Option<(Instant, Timer)>,
 }
 
 static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
 
-/// Asks for a lock. Returns at once; `deliver` hears how it ended.
+/// How long a wait must last before it is worth watching who reads the file.
+const WATCH_READERS_AFTER: Duration = Duration::from_millis(8);
+
+/// More folders than this are not remembered; a gateway has a few.
+const MOST_FOLDERS: usize = 1024;
+
+/// How long after its deadline a waiter whose look at the lock hangs (on a mount whose server is
+/// gone) is sent home without one.
+const HUNG_AFTER: Duration = Duration::from_secs(2);
+
+// --- What callers do ----------------------------------------------------------------------------
+
+/// Asks for a lock. Returns at once; `deliver` hears how it ended, perhaps before that.
+///
+/// In a folder that is known to be local the first look is had right here: it takes less of the
+/// calling thread than handing it over would, and far less time. Elsewhere no system call is made
+/// on this thread.
 pub fn acquire(request: Request, deliver: Deliver) {
     let deadline = request
         .timeout_ms
         .and_then(|timeout_ms| Instant::now().checked_add(Duration::from_millis(timeout_ms)));
     let session_file = request.session_file.clone();
+    let is_local = with_registry(|registry| registry.is_known_local(session_file.parent()));
+    let overdue = deadline.filter(|_| !is_local).and_then(|deadline| {
+        let (environment, ticket) = (request.environment, request.ticket);
+        wait::at(deadline + HUNG_AFTER, move || give_up(environment, ticket)).ok()
+    });
     let is_first = with_registry(|registry| {
         let arrivals = registry.arrivals.entry(session_file.clone()).or_default();
-        arrivals.push_back(Waiter { request, deadline, deliver });
+        arrivals.push_back(Waiter { request, deadline, deliver, _overdue: overdue });
         arrivals.len() == 1
     });
-    if is_first {
+    if is_first && is_local {
+        admit(&session_file);
+    } else if is_first {
         executor::run(Box::new(move |place| match place {
             Place::OwnThread => admit(&session_file),
             Place::CallersThread => turn_away(&session_file),
@@ -117,101 +199,259 @@ pub fn acquire(request: Request, deliver: Deliver) {
     }
 }
 
-/// Whether a granted lock is still held when its caller finally hears of it: all locks of the
-/// environment may have been released in between.
+/// Takes the lock now, or says that it can't be had now: `None`. Doesn't queue.
+///
+/// A dead lock is taken over here as well, and then takes [`SETTLE`].
+pub fn try_acquire(request: &Request) -> Result<Option<Grant>> {
+    let paths = LockPaths::resolve(&request.session_file)?;
+    let (shared, claim) = with_registry(|registry| {
+        let hold = registry.holds_of(&paths).iter().find(|hold| request.may_share(hold));
+        (hold.map(|hold| Arc::clone(&hold.lock)), registry.claim(&paths, request))
+    });
+    if let Some(lock) = shared {
+        check_loss(&lock);
+        let grant = with_registry(|registry| registry.share(&lock));
+        if grant.is_some() {
+            return Ok(grant);
+        }
+    }
+    let lock = match protocol::attempt(&paths, &claim)? {
+        Attempt::Acquired(lock) => lock,
+        Attempt::Contended(_) => return Ok(None),
+        Attempt::TakenOver(lock) => {
+            #[expect(clippy::disallowed_methods, reason = "the caller asked to block")]
+            std::thread::sleep(SETTLE);
+            if !lock.is_at_its_path()? {
+                return Ok(None);
+            }
+            lock
+        }
+    };
+    Ok(Some(with_registry(|registry| registry.hold(request, Arc::new(lock)))))
+}
+
+/// Withdraws an acquire. `false` if it has ended already, and its outcome is on its way.
+pub fn cancel(environment: Environment, ticket: Ticket) -> bool {
+    withdraw(environment, ticket).is_some()
+}
+
+/// Whether a lock is still registered as held: all of an environment may have been released
+/// between the grant and the moment in which its caller hears of it.
+pub fn is_registered(handle: Handle) -> bool {
+    with_registry(|registry| registry.handles.contains_key(&handle))
+}
+
+/// Whether a lock is held, and its file still ours: asks the file system.
 pub fn is_held(handle: Handle) -> bool {
-    with_registry(|registry| registry.holds.iter().any(|hold| hold.handles.contains(&handle)))
+    let lock = with_registry(|registry| Some(Arc::clone(&registry.hold_of(handle)?.lock)));
+    // What can't be asked hasn't been refuted.
+    lock.is_some_and(|lock| lock.is_at_its_path().unwrap_or(true))
+}
+
+/// Has `tell` told when the lock is lost. If it isn't held any more, says why instead.
+pub fn watch_loss(handle: Handle, tell: TellLoss) -> Option<Loss> {
+    let held = with_registry(|registry| {
+        let lost = registry.lost.get(&handle).copied();
+        let hold = registry.hold_of(handle).ok_or(lost.unwrap_or(Loss::Released))?;
+        hold.tell_loss.push(tell);
+        Ok((Arc::clone(&hold.lock), hold.loss_watch.is_some()))
+    });
+    let lock = match held {
+        Err(loss) => return Some(loss),
+        Ok((_, true)) => return None,
+        Ok((lock, false)) => lock,
+    };
+    let watched = Arc::downgrade(&lock);
+    let check = move || {
+        if let Some(lock) = watched.upgrade() {
+            check_loss(&lock);
+        }
+    };
+    match wait::on_change(lock.file(), check) {
+        Some(watch) => with_registry(|registry| {
+            if let Some(hold) = registry.hold_of(handle) {
+                hold.loss_watch = Some(watch);
+            }
+        }),
+        None => look_for_loss(&Arc::downgrade(&lock)),
+    }
+    // It may have been lost before anybody watched.
+    check_loss(&lock);
+    with_registry(|registry| registry.lost.get(&handle).copied())
 }
 
 /// Gives one acquisition back, once; the lock goes with the last one. `done` hears how that went,
-/// at once or on a thread of ours.
+/// perhaps before this returns: see [`acquire`].
 pub fn release(handle: Handle, done: Box<dyn FnOnce(Result<()>) + Send>) {
-    let Some(lock) = with_registry(|registry| registry.give_back(handle)) else {
-        return done(Ok(()));
-    };
-    executor::run(Box::new(move |_| done(put_down(&lock))));
+    let (hold, is_local) = with_registry(|registry| {
+        let hold = registry.give_back(handle);
+        let folder = hold.as_ref().map(|hold| hold.lock.paths().folder());
+        let is_local = registry.is_known_local(folder);
+        (hold, is_local)
+    });
+    match hold {
+        None => done(Ok(())),
+        Some(hold) if is_local => {
+            let paths = hold.lock.paths().clone();
+            let result = put_down(hold);
+            // Who waits here is served here.
+            serve(&paths);
+            done(result);
+        }
+        Some(hold) => executor::run(Box::new(move |_| done(put_down_and_tell(hold)))),
+    }
+}
+
+/// The same, done when it returns.
+pub fn release_now(handle: Handle) -> Result<()> {
+    with_registry(|registry| registry.give_back(handle)).map_or(Ok(()), put_down_and_tell)
 }
 
 /// Gives back every lock of an environment, however often it was re-entered, before it returns.
 /// Says how many there were.
 pub fn release_all(environment: Environment) -> usize {
-    let locks = with_registry(|registry| registry.take_all(environment));
-    let count = locks.len();
-    for lock in locks {
+    let holds =
+        with_registry(|registry| registry.take_everywhere(|hold| hold.environment == environment));
+    let count = holds.len();
+    for hold in holds {
+        hold.tell(Loss::Released);
         // Unlocked in any case; a file that could not be removed is dead, and says so to the
         // next contender.
-        let _ = put_down(&lock);
+        let _ = put_down_and_tell(hold);
     }
     count
 }
 
 /// Forgets an environment that has ended: its waiters and its locks.
 pub fn end(environment: Environment) {
-    with_registry(|registry| {
+    let queues = with_registry(|registry| {
         let queues = registry.queues.values_mut().map(|queue| &mut queue.waiters);
         for waiters in queues.chain(registry.arrivals.values_mut()) {
             waiters.retain(|waiter| waiter.request.environment != environment);
         }
+        registry.abandoned_queues()
     });
+    queues.into_iter().for_each(serve_elsewhere);
     release_all(environment);
 }
 
+// --- Arriving and leaving -----------------------------------------------------------------------
+
 /// Finds out whose queue the arrivals for one session file belong to, and lets them in one after
 /// the other. Until then each stays among the arrivals, where the end of its environment finds it.
-fn admit(session_file: &PathBuf) {
+fn admit(session_file: &Path) {
     while with_registry(|registry| registry.has_arrivals(session_file)) {
-        let resolved = LockPaths::resolve(session_file);
-        let admitted = with_registry(|registry| {
-            let waiter = registry.arrivals.get_mut(session_file)?.pop_front()?;
-            match resolved {
-                Ok(paths) => {
-                    registry.queues.entry(paths.clone()).or_default().waiters.push_back(waiter);
-                    Some(paths)
-                }
-                Err(error) => {
+        match LockPaths::resolve(session_file) {
+            Ok(paths) => {
+                learn_locality(session_file, &paths);
+                // In one step: whoever looks finds every waiter in one place or the other.
+                with_registry(|registry| {
+                    let queue = registry.queues.entry(paths.clone()).or_default();
+                    let arrivals = registry.arrivals.get_mut(session_file);
+                    queue.waiters.extend(arrivals.and_then(VecDeque::pop_front));
+                });
+                serve(&paths);
+            }
+            Err(error) => {
+                let first = with_registry(|r| r.arrivals.get_mut(session_file)?.pop_front());
+                if let Some(waiter) = first {
                     (waiter.deliver)(Err(error));
-                    None
                 }
             }
-        });
-        if let Some(paths) = admitted {
-            serve(&paths);
         }
     }
 }
 
-/// The system gave no thread to work on.
-fn turn_away(session_file: &PathBuf) {
-    with_registry(|registry| {
-        for waiter in registry.arrivals.remove(session_file).into_iter().flatten() {
-            (waiter.deliver)(Err(Error::System {
-                errno: Errno::AGAIN,
-                syscall: "pthread_create",
-                path: session_file.clone(),
-            }));
-        }
-    });
+/// Finds out, once per folder, whether looks at its locks may be had on any thread.
+fn learn_locality(session_file: &Path, paths: &LockPaths) {
+    if with_registry(|registry| registry.is_known_local(session_file.parent())) {
+        return;
+    }
+    if witness::is_local_folder(paths.folder()) {
+        with_registry(|registry| {
+            if registry.local_folders.len() >= MOST_FOLDERS {
+                registry.local_folders.clear();
+            }
+            registry.local_folders.extend(session_file.parent().map(Path::to_owned));
+            registry.local_folders.insert(paths.folder().to_owned());
+        });
+    }
 }
 
-/// Gives the file back and lets the next waiter of this process look at once.
-fn put_down(lock: &HeldLock) -> Result<()> {
-    let result = lock.release();
-    let paths = lock.paths().clone();
-    if with_registry(|registry| registry.queues.contains_key(&paths)) {
-        executor::run(Box::new(move |place| {
-            // A waiter has a look on the agenda, and that a thread.
-            if place == Place::OwnThread {
-                serve(&paths);
-            }
+/// Takes a waiter out of where it stands.
+fn withdraw(environment: Environment, ticket: Ticket) -> Option<Waiter> {
+    let is_it = |waiter: &Waiter| {
+        waiter.request.environment == environment && waiter.request.ticket == ticket
+    };
+    let take = |waiters: &mut VecDeque<Waiter>| waiters.remove(waiters.iter().position(is_it)?);
+    let (waiter, abandoned) = with_registry(|registry| {
+        if let Some(waiter) = registry.arrivals.values_mut().find_map(take) {
+            return (Some(waiter), None);
+        }
+        let found = registry.queues.iter_mut().find_map(|(paths, queue)| {
+            let waiter = take(&mut queue.waiters)?;
+            Some((waiter, queue.waiters.is_empty().then(|| paths.clone())))
+        });
+        found.map_or((None, None), |(waiter, abandoned)| (Some(waiter), abandoned))
+    });
+    // Nobody waits there any more: the queue goes, with its watch and descriptor.
+    abandoned.into_iter().for_each(serve_elsewhere);
+    waiter
+}
+
+/// The deadline is over and nobody has said so: a look at the lock hangs.
+fn give_up(environment: Environment, ticket: Ticket) {
+    if let Some(Waiter { request, deliver, .. }) = withdraw(environment, ticket) {
+        deliver(Err(Error::Timeout {
+            timeout_ms: request.timeout_ms.unwrap_or(0),
+            lock_path: request.session_file.with_added_extension("lock"),
+            report: Box::default(),
         }));
+    }
+}
+
+/// The system gave no thread to work on.
+fn turn_away(session_file: &Path) {
+    let arrivals = with_registry(|registry| registry.arrivals.remove(session_file));
+    for waiter in arrivals.into_iter().flatten() {
+        (waiter.deliver)(Err(no_thread(session_file)));
+    }
+}
+
+fn no_thread(path: &Path) -> Error {
+    Error::System { errno: Errno::AGAIN, syscall: "pthread_create", path: path.to_owned() }
+}
+
+/// Gives the file back.
+fn put_down(hold: Hold) -> Result<()> {
+    // First, or our own release would look like a loss.
+    drop(hold.loss_watch);
+    hold.lock.release()
+}
+
+/// The same, and lets the next waiter of this process look at once.
+fn put_down_and_tell(hold: Hold) -> Result<()> {
+    let paths = hold.lock.paths().clone();
+    let result = put_down(hold);
+    if with_registry(|registry| registry.queues.contains_key(&paths)) {
+        serve_elsewhere(paths);
     }
     result
 }
 
 // --- Serving a queue ----------------------------------------------------------------------------
 
-/// Works on a queue until nobody waits or the lock is somebody else's, then puts the next look on
-/// the agenda. One thread at a time; a second call makes the first one look again.
+fn serve_elsewhere(paths: LockPaths) {
+    executor::run(Box::new(move |place| {
+        // Without a thread: whoever waits has a look on the waiting thread's agenda.
+        if place == Place::OwnThread {
+            serve(&paths);
+        }
+    }));
+}
+
+/// Works on a queue until nobody waits or the lock is somebody else's. One thread at a time; a
+/// second call makes the first one look again.
 fn serve(paths: &LockPaths) {
     let is_mine = with_registry(|registry| match registry.queues.get_mut(paths) {
         None => false,
@@ -235,16 +475,33 @@ enum Next {
     Stop,
 }
 
-/// One look at the lock for the first waiter.
+/// What to do for the first waiter.
+enum Task {
+    Settle(HeldLock, Instant),
+    Attempt(Claim, Option<Obstacle>),
+}
+
+/// One look at the lock.
 fn step(paths: &LockPaths) -> Next {
     let now = Instant::now();
     share_held_lock(paths);
-    let Some(task) = with_registry(|registry| registry.next_task(paths, now)) else {
-        return Next::Stop;
+    let task = match with_registry(|registry| registry.next_task(paths)) {
+        Ok(task) => task,
+        Err(leftovers) => {
+            drop(leftovers); // outside of the registry: closing files takes time
+            return Next::Stop;
+        }
     };
     match task {
-        Task::Sleep(until) => sleep(paths, until),
-        Task::Confirm(lock) => {
+        Task::Settle(lock, until) if now < until => {
+            with_registry(|registry| {
+                if let Some(queue) = registry.queues.get_mut(paths) {
+                    queue.settling = Some((lock, until));
+                }
+            });
+            sleep(paths, until)
+        }
+        Task::Settle(lock, _) => {
             match lock.is_at_its_path() {
                 Ok(true) => grant(paths, lock),
                 Ok(false) => drop(lock),
@@ -252,36 +509,149 @@ fn step(paths: &LockPaths) -> Next {
             }
             Next::Again
         }
-        Task::Attempt(claim) => match protocol::attempt(paths, &claim) {
-            Ok(Attempt::Acquired(lock)) => {
-                grant(paths, lock);
-                Next::Again
-            }
-            Ok(Attempt::Settling(lock)) => {
-                with_registry(|registry| {
-                    if let Some(queue) = registry.queues.get_mut(paths) {
-                        queue.settling = Some((lock, Instant::now() + SETTLE));
-                    }
-                });
-                Next::Again
-            }
-            Ok(Attempt::Contended(contended)) => {
-                with_registry(|registry| registry.expire(paths, now, &contended));
-                sleep(paths, None)
-            }
-            Err(error) => {
-                refuse_first(paths, error);
-                Next::Again
-            }
-        },
+        Task::Attempt(claim, None) => {
+            let attempted = protocol::attempt(paths, &claim);
+            conclude(paths, now, attempted, None)
+        }
+        Task::Attempt(claim, Some(obstacle)) => meet_again(paths, now, &claim, obstacle),
     }
 }
 
-enum Task {
-    /// Nothing to do before then; `None`: until the next look is due.
-    Sleep(Option<Instant>),
-    Confirm(HeldLock),
-    Attempt(Claim),
+/// Looks again at what the last look found in the way.
+fn meet_again(paths: &LockPaths, now: Instant, claim: &Claim, obstacle: Obstacle) -> Next {
+    let Obstacle { contended, change, exit, place, quiet_looks } = obstacle;
+    match protocol::recheck(paths, claim, contended) {
+        Ok(Recheck::Still(contended)) => {
+            // By now it is worth knowing whether others read the file.
+            let change = change.or_else(|| {
+                place.as_ref()?;
+                wait::for_reads(contended.file()?)
+            });
+            let quiet_looks = quiet_looks.saturating_add(1);
+            keep_waiting(paths, now, Obstacle { contended, change, exit, place, quiet_looks })
+        }
+        Ok(Recheck::TakenOver(lock)) => conclude(paths, now, Ok(Attempt::TakenOver(lock)), change),
+        Ok(Recheck::Gone(turns)) => {
+            let attempted = protocol::attempt(paths, claim);
+            conclude(paths, now, attempted.map(|attempt| attempt.with_turns(turns)), None)
+        }
+        Err(error) => conclude(paths, now, Err(error), None),
+    }
+}
+
+/// What follows from an attempt. `watch` is that of the file which was taken over, if any.
+fn conclude(
+    paths: &LockPaths,
+    now: Instant,
+    attempted: Result<Attempt>,
+    watch: Option<Watch>,
+) -> Next {
+    match attempted {
+        Ok(Attempt::Acquired(lock)) => grant(paths, lock),
+        Ok(Attempt::TakenOver(lock)) => {
+            let unread_since = watch.map_or_else(Instant::now, |watch| watch.unread_since());
+            with_registry(|registry| {
+                if let Some(queue) = registry.queues.get_mut(paths) {
+                    queue.settling = Some((lock, unread_since + SETTLE));
+                }
+            });
+        }
+        Ok(Attempt::Contended(contended)) => {
+            let obstacle = watch_obstacle(paths, contended);
+            // Whatever happened before there was a watch has to be found out now. (In line nothing
+            // is missed, and where nothing is told another look is due soon.)
+            if !obstacle.is_watched()
+                || obstacle.place.is_some()
+                || obstacle.contended.is_still_there(paths)
+            {
+                return keep_waiting(paths, now, obstacle);
+            }
+        }
+        Err(error) => refuse_first(paths, error),
+    }
+    Next::Again
+}
+
+/// Has us told when what is in the way changes.
+fn watch_obstacle(paths: &LockPaths, contended: Contended) -> Obstacle {
+    let Some(file) = contended.file() else {
+        return Obstacle { contended, change: None, exit: None, place: None, quiet_looks: 0 };
+    };
+    let is_local = witness::is_local(file);
+    let look = || {
+        let paths = paths.clone();
+        move || {
+            with_registry(|registry| {
+                if let Some(queue) = registry.queues.get_mut(&paths) {
+                    queue.is_stirred = true;
+                }
+            });
+            // A look at a local file is quick enough to be had right here.
+            if is_local { serve(&paths) } else { serve_elsewhere(paths.clone()) }
+        }
+    };
+    let is_flocked = contended.witness() == Some(Witness::Flock);
+    // Elsewhere another machine may release it, and nobody would tell.
+    let place = (is_local && is_flocked).then(|| wait::in_line(file, look())).flatten();
+    let is_blind = is_local && place.is_none();
+    let change = is_blind.then(|| wait::on_change(file, look())).flatten();
+    let exit = contended.pid_to_outlive().and_then(|pid| wait::on_exit(pid, look()));
+    Obstacle { contended, change, exit, place, quiet_looks: Obstacle::QUIET }
+}
+
+/// Sends those home whose deadline has come, and sleeps for the others.
+fn keep_waiting(paths: &LockPaths, now: Instant, obstacle: Obstacle) -> Next {
+    let expired = with_registry(|registry| registry.take_expired(paths, now));
+    for Waiter { request, deliver, .. } in expired {
+        let patience = request.patience();
+        deliver(Err(Error::Timeout {
+            timeout_ms: request.timeout_ms.unwrap_or(0),
+            lock_path: paths.lock().to_owned(),
+            report: Box::new(obstacle.contended.report(patience)),
+        }));
+    }
+    let until = with_registry(|registry| {
+        let queue = registry.queues.get_mut(paths)?;
+        queue.blind_looks =
+            if obstacle.is_watched() { 0 } else { queue.blind_looks.saturating_add(1) };
+        let deadline = queue.waiters.iter().filter_map(|waiter| waiter.deadline).min();
+        let recheck = now + obstacle.recheck_after(queue.blind_looks);
+        queue.obstacle = Some(obstacle);
+        Some(deadline.map_or(recheck, |deadline| deadline.min(recheck)))
+    });
+    until.map_or(Next::Stop, |until| sleep(paths, until))
+}
+
+/// Leaves the queue alone until something happens, at most until then.
+fn sleep(paths: &LockPaths, until: Instant) -> Next {
+    let is_local = with_registry(|registry| registry.is_known_local(Some(paths.folder())));
+    let look = {
+        let paths = paths.clone();
+        move || if is_local { serve(&paths) } else { serve_elsewhere(paths.clone()) }
+    };
+    let alarm = match wait::at(until, look) {
+        Ok(alarm) => alarm,
+        Err(errno) => {
+            // Nothing would ever look again.
+            let path = paths.lock().to_owned();
+            refuse_first(paths, Error::System { errno, syscall: "epoll_create", path });
+            return Next::Again;
+        }
+    };
+    let (next, outdated) = with_registry(|registry| {
+        let Some(queue) = registry.queues.get_mut(paths) else {
+            return (Next::Stop, None);
+        };
+        let outdated = queue.alarm.replace(alarm);
+        // Nobody left: the next step clears up.
+        if std::mem::take(&mut queue.look_again) || queue.is_abandoned() {
+            return (Next::Again, outdated);
+        }
+        queue.is_running = false;
+        (Next::Stop, outdated)
+    });
+    drop(outdated);
+    next
 }
 
 /// Lets re-entrant waiters in whose environment holds the lock, if it still does.
@@ -289,100 +659,173 @@ fn share_held_lock(paths: &LockPaths) {
     let held: Vec<_> = with_registry(|registry| {
         let wanted = registry.queues.get(paths).map(|queue| &queue.waiters);
         let is_wanted = |hold: &Hold| {
-            wanted.is_some_and(|waiters| waiters.iter().any(|waiter| waiter.may_share(hold)))
+            wanted.is_some_and(|waiters| waiters.iter().any(|w| w.request.may_share(hold)))
         };
-        let holds = registry.holds.iter().filter(|hold| hold.lock.paths() == paths);
+        let holds = registry.holds_of(paths).iter();
         holds.filter(|hold| is_wanted(hold)).map(|hold| Arc::clone(&hold.lock)).collect()
     });
     for lock in held {
         // A lock whose file was taken away protects nothing: who wants one now has to contend.
-        let is_whole = lock.is_at_its_path().unwrap_or(true);
-        with_registry(|registry| registry.share_or_drop(paths, &lock, is_whole));
+        if !lock.is_at_its_path().unwrap_or(true) {
+            report_loss(&lock, Loss::Removed);
+            continue;
+        }
+        while let Some((waiter, grant)) = with_registry(|registry| registry.share_next(&lock)) {
+            (waiter.deliver)(Ok(grant));
+        }
     }
 }
 
 /// Hands a new lock to the first waiter, or puts it down if nobody waits any more.
 fn grant(paths: &LockPaths, lock: HeldLock) {
     let lock = Arc::new(lock);
-    let unwanted = with_registry(|registry| {
-        let first = registry.queues.get_mut(paths).and_then(|queue| {
-            queue.failures = 0;
-            queue.waiters.pop_front()
-        });
-        let Some(waiter) = first else {
-            return Some(lock);
-        };
-        let handle = registry.new_handle();
-        registry.holds.push(Hold {
-            environment: waiter.request.environment,
-            lock,
-            handles: HashSet::from([handle]),
-        });
-        (waiter.deliver)(Ok(Grant { handle, lock_path: paths.lock().to_owned() }));
-        None
+    let granted = with_registry(|registry| {
+        let waiter = registry.queues.get_mut(paths)?.waiters.pop_front()?;
+        let grant = registry.hold(&waiter.request, Arc::clone(&lock));
+        Some((waiter, grant))
     });
-    if let Some(lock) = unwanted {
-        let _ = lock.release(); // as in `release_all`
+    match granted {
+        Some((waiter, grant)) => (waiter.deliver)(Ok(grant)),
+        None => drop(lock.release()), // as in `release_all`
     }
 }
 
 /// The first waiter's attempt failed for good; those behind it try for themselves.
 fn refuse_first(paths: &LockPaths, error: Error) {
-    with_registry(|registry| {
-        if let Some(waiter) =
-            registry.queues.get_mut(paths).and_then(|queue| queue.waiters.pop_front())
-        {
-            (waiter.deliver)(Err(error));
+    let first = with_registry(|registry| registry.queues.get_mut(paths)?.waiters.pop_front());
+    if let Some(waiter) = first {
+        (waiter.deliver)(Err(error));
+    }
+}
+
+// --- Losing a lock ------------------------------------------------------------------------------
+
+/// Asks the file system whether a lock is still whole, and tells if it isn't.
+fn check_loss(lock: &Arc<HeldLock>) {
+    if !lock.is_at_its_path().unwrap_or(true) {
+        report_loss(lock, Loss::Removed);
+    }
+}
+
+/// Where nobody tells of changes: looks once a second for as long as the lock is held.
+fn look_for_loss(lock: &Weak<HeldLock>) {
+    const EVERY: Duration = Duration::from_secs(1);
+
+    let lock = Weak::clone(lock);
+    let check = move || {
+        if let Some(held) = lock.upgrade() {
+            check_loss(&held);
+            drop(held); // the last one, if the lock was released or lost
+            look_for_loss(&lock);
         }
+    };
+    // Without a thread nobody can look; `held` still can be asked.
+    wait::at(Instant::now() + EVERY, check).into_iter().for_each(Timer::detach);
+}
+
+/// Takes a lost lock out of the books and tells who wanted to know.
+fn report_loss(lock: &Arc<HeldLock>, loss: Loss) {
+    let hold = with_registry(|registry| {
+        let hold = registry.take(lock.paths(), |hold| Arc::ptr_eq(&hold.lock, lock)).pop()?;
+        registry.lost.extend(hold.handles.iter().map(|&handle| (handle, loss)));
+        Some(hold)
     });
+    if let Some(hold) = hold {
+        hold.tell(loss);
+        // The flock goes with the descriptor; the file, if there is one, is somebody else's.
+        let _ = put_down_and_tell(hold);
+    }
 }
 
-/// Puts the next look on the agenda, unless something has happened meanwhile.
-fn sleep(paths: &LockPaths, until: Option<Instant>) -> Next {
-    with_registry(|registry| {
-        let Some(queue) = registry.queues.get_mut(paths) else {
-            return Next::Stop;
-        };
-        if std::mem::take(&mut queue.look_again) {
-            return Next::Again;
+/// Releases what was held for too long, whatever the event loop does meanwhile.
+fn bark() {
+    let now = Instant::now();
+    let exceeded = with_registry(|registry| {
+        registry.watchdog = None;
+        let exceeded = registry.take_everywhere(|hold| hold.ends().is_some_and(|ends| ends <= now));
+        for handle in exceeded.iter().flat_map(|hold| &hold.handles) {
+            registry.lost.insert(*handle, Loss::HoldExceeded);
         }
-        queue.is_running = false;
-        let now = Instant::now();
-        let deadline = queue.waiters.iter().filter_map(|waiter| waiter.deadline).min();
-        let look = until.unwrap_or_else(|| {
-            let recheck = now + recheck_after(queue.failures);
-            deadline.map_or(recheck, |deadline| recheck.min(deadline))
-        });
-        queue.failures = queue.failures.saturating_add(1);
-        // An earlier look that is on the agenda already will do, and comes back here.
-        if queue.next_look.is_none_or(|planned| planned <= now || look < planned) {
-            queue.next_look = Some(look);
-            let paths = paths.clone();
-            executor::run_at(look, Box::new(move |_| serve(&paths)));
-        }
-        Next::Stop
-    })
+        let next = registry.holds.values().flatten().filter_map(Hold::ends).min();
+        registry.plan_watchdog(next);
+        exceeded
+    });
+    for hold in exceeded {
+        hold.tell(Loss::HoldExceeded);
+        // Elsewhere: stderr may be a pipe that nobody reads.
+        executor::run(Box::new(move |_| {
+            let (held_for, max) = ((now - hold.since).as_millis(), hold.limit.as_millis());
+            let path = hold.lock.paths().lock().to_owned();
+            let _ = put_down_and_tell(hold);
+            eprintln!(
+                "[session-write-lock] releasing lock held for {held_for}ms (max={max}ms): {}",
+                path.display()
+            );
+        }));
+    }
 }
 
-/// How long to leave a contended lock alone: soon at first, then about 30 times a second.
-fn recheck_after(failures: u32) -> Duration {
-    const LONGEST: Duration = Duration::from_millis(32);
-    Duration::from_millis(1 << failures.min(5)).min(LONGEST)
-}
+// --- Bookkeeping --------------------------------------------------------------------------------
 
-impl Waiter {
+impl Request {
     fn may_share(&self, hold: &Hold) -> bool {
-        self.request.allow_reentrant && self.request.environment == hold.environment
+        self.allow_reentrant && self.environment == hold.environment
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::new(self.stale_ms, self.timeout_ms)
+    }
+}
+
+impl Queue {
+    fn is_abandoned(&self) -> bool {
+        self.waiters.is_empty() && self.settling.is_none()
+    }
+}
+
+impl Obstacle {
+    /// From so many on, it is as quiet as it can be.
+    const QUIET: u32 = 3;
+
+    /// Whether every change of it will be told.
+    fn is_watched(&self) -> bool {
+        let has_events = self.contended.witness().is_some()
+            || self.exit.is_some()
+            || self.contended.matures_in_ms().is_some();
+        self.place.is_some() || (self.change.is_some() && has_events)
+    }
+
+    fn recheck_after(&self, blind_looks: u32) -> Duration {
+        /// Events can be lost: a queue of them can overflow, and a contender can die at a bad
+        /// moment.
+        const SAFETY_NET: Duration = Duration::from_secs(2);
+        /// Where nobody tells, looking about 30 times a second is a compromise.
+        const LONGEST_BLIND: Duration = Duration::from_millis(32);
+
+        let matures = self.contended.matures_in_ms().map(Duration::from_millis);
+        let recheck = if self.place.is_some() && self.change.is_none() {
+            // A watch on readers spares the takeover its settling; a wait that ends at once does
+            // without one.
+            WATCH_READERS_AFTER
+        } else if !self.is_watched() {
+            Duration::from_millis(1 << blind_looks.min(5)).min(LONGEST_BLIND)
+        } else if self.contended.witness() == Some(Witness::OpenForWriting) {
+            // The kernel tells that a writer closes the file a moment before it stops counting it
+            // as one: after 4, 32 and 256 ms it surely has.
+            Duration::from_millis(4 << (3 * self.quiet_looks.min(Self::QUIET))).min(SAFETY_NET)
+        } else {
+            SAFETY_NET
+        };
+        matures.map_or(recheck, |matures| matures.min(recheck))
     }
 }
 
 impl Registry {
-    fn new_handle(&mut self) -> Handle {
-        self.handles += 1;
-        Handle(self.handles)
+    fn is_known_local(&self, folder: Option<&Path>) -> bool {
+        folder.is_some_and(|folder| self.local_folders.contains(folder))
     }
 
-    fn has_arrivals(&mut self, session_file: &PathBuf) -> bool {
+    fn has_arrivals(&mut self, session_file: &Path) -> bool {
         let is_empty = self.arrivals.get(session_file).is_none_or(VecDeque::is_empty);
         if is_empty {
             self.arrivals.remove(session_file);
@@ -390,85 +833,162 @@ impl Registry {
         !is_empty
     }
 
-    /// What to do for the first waiter. `None`: nobody waits, and the queue is gone.
-    fn next_task(&mut self, paths: &LockPaths, now: Instant) -> Option<Task> {
-        let is_held_here = self.holds.iter().any(|hold| hold.lock.paths() == paths);
-        let queue = self.queues.get_mut(paths)?;
+    fn claim(&self, paths: &LockPaths, request: &Request) -> Claim {
+        Claim {
+            max_hold_ms: request.max_hold_ms,
+            patience: request.patience(),
+            is_held_here: !self.holds_of(paths).is_empty(),
+        }
+    }
+
+    /// `Err`: nobody waits, and this is what is left of the queue.
+    fn next_task(&mut self, paths: &LockPaths) -> std::result::Result<Task, Option<Box<Queue>>> {
+        let Some(queue) = self.queues.get_mut(paths) else {
+            return Err(None);
+        };
         queue.look_again = false;
         if let Some((lock, until)) = queue.settling.take() {
-            if now < until {
-                queue.settling = Some((lock, until));
-                return Some(Task::Sleep(Some(until)));
-            }
-            return Some(Task::Confirm(lock));
+            return Ok(Task::Settle(lock, until));
         }
-        let Some(first) = queue.waiters.front() else {
-            self.queues.remove(paths);
-            return None;
-        };
-        Some(Task::Attempt(Claim {
-            max_hold_ms: first.request.max_hold_ms,
-            patience: Patience::new(first.request.stale_ms, first.request.timeout_ms),
-            is_held_here,
-        }))
+        let mut obstacle = queue.obstacle.take();
+        if let Some(obstacle) = obstacle.as_mut().filter(|_| std::mem::take(&mut queue.is_stirred))
+        {
+            obstacle.quiet_looks = 0;
+        }
+        match queue.waiters.front().map(|first| first.request.clone()) {
+            Some(request) => Ok(Task::Attempt(self.claim(paths, &request), obstacle)),
+            None => Err(self.queues.remove(paths).map(Box::new)),
+        }
     }
 
-    /// Tells those whose deadline had come before the look who was in the way.
-    fn expire(&mut self, paths: &LockPaths, looked_at: Instant, contended: &Contended) {
+    fn take_expired(&mut self, paths: &LockPaths, now: Instant) -> Vec<Waiter> {
         let Some(queue) = self.queues.get_mut(paths) else {
-            return;
+            return Vec::new();
         };
+        let is_expired = |waiter: &Waiter| waiter.deadline.is_some_and(|deadline| deadline <= now);
         let waiters = std::mem::take(&mut queue.waiters);
-        for waiter in waiters {
-            match (waiter.deadline, waiter.request.timeout_ms) {
-                (Some(deadline), Some(timeout_ms)) if deadline <= looked_at => {
-                    (waiter.deliver)(Err(Error::Timeout {
-                        timeout_ms,
-                        lock_path: paths.lock().to_owned(),
-                        contended: Box::new(contended.clone()),
-                    }));
-                }
-                _ => queue.waiters.push_back(waiter),
-            }
-        }
+        let (expired, waiting): (Vec<_>, Vec<_>) = waiters.into_iter().partition(is_expired);
+        queue.waiters = waiting.into();
+        expired
     }
 
-    fn share_or_drop(&mut self, paths: &LockPaths, lock: &Arc<HeldLock>, is_whole: bool) {
-        let Some(place) = self.holds.iter().position(|hold| Arc::ptr_eq(&hold.lock, lock)) else {
-            return; // released meanwhile
+    fn abandoned_queues(&self) -> Vec<LockPaths> {
+        let queues = self.queues.iter().filter(|(_, queue)| queue.waiters.is_empty());
+        queues.map(|(paths, _)| paths.clone()).collect()
+    }
+
+    fn holds_of(&self, paths: &LockPaths) -> &[Hold] {
+        self.holds.get(paths).map_or(&[], Vec::as_slice)
+    }
+
+    fn hold_of(&mut self, handle: Handle) -> Option<&mut Hold> {
+        let holds = self.holds.get_mut(self.handles.get(&handle)?)?;
+        holds.iter_mut().find(|hold| hold.handles.contains(&handle))
+    }
+
+    fn new_handle(&mut self, paths: &LockPaths) -> Handle {
+        self.last_handle += 1;
+        let handle = Handle(self.last_handle);
+        self.handles.insert(handle, paths.clone());
+        handle
+    }
+
+    /// Books a new lock.
+    fn hold(&mut self, request: &Request, lock: Arc<HeldLock>) -> Grant {
+        let paths = lock.paths().clone();
+        let handle = self.new_handle(&paths);
+        let hold = Hold {
+            environment: request.environment,
+            lock,
+            handles: HashSet::from([handle]),
+            since: Instant::now(),
+            limit: Duration::from_millis(request.max_hold_ms),
+            tell_loss: Vec::new(),
+            loss_watch: None,
         };
-        if !is_whole {
-            self.holds.swap_remove(place);
-            return;
-        }
-        let Some(queue) = self.queues.get_mut(paths) else {
-            return;
-        };
-        let (sharing, waiting): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut queue.waiters)
-            .into_iter()
-            .partition(|waiter| waiter.may_share(&self.holds[place]));
-        queue.waiters = waiting;
-        for waiter in sharing {
-            let handle = self.new_handle();
-            self.holds[place].handles.insert(handle);
-            (waiter.deliver)(Ok(Grant { handle, lock_path: paths.lock().to_owned() }));
-        }
+        self.plan_watchdog(hold.ends());
+        let grant = Grant { handle, lock_path: paths.lock().to_owned() };
+        self.holds.entry(paths).or_default().push(hold);
+        grant
+    }
+
+    /// Books one more acquisition of a lock, if it is still held.
+    fn share(&mut self, lock: &Arc<HeldLock>) -> Option<Grant> {
+        let paths = lock.paths();
+        let is_it = |hold: &Hold| Arc::ptr_eq(&hold.lock, lock);
+        let place = self.holds_of(paths).iter().position(is_it)?;
+        let handle = self.new_handle(paths);
+        self.holds.get_mut(paths)?[place].handles.insert(handle);
+        Some(Grant { handle, lock_path: paths.lock().to_owned() })
+    }
+
+    /// The same for the next waiter who may share it.
+    fn share_next(&mut self, lock: &Arc<HeldLock>) -> Option<(Waiter, Grant)> {
+        let paths = lock.paths();
+        let hold = self.holds.get(paths)?.iter().find(|hold| Arc::ptr_eq(&hold.lock, lock))?;
+        let waiters = &mut self.queues.get_mut(paths)?.waiters;
+        let place = waiters.iter().position(|waiter| waiter.request.may_share(hold))?;
+        let waiter = waiters.remove(place)?;
+        let grant = self.share(lock)?;
+        Some((waiter, grant))
     }
 
     /// Removes one acquisition. The lock, if it was the last one.
-    fn give_back(&mut self, handle: Handle) -> Option<Arc<HeldLock>> {
-        let place = self.holds.iter().position(|hold| hold.handles.contains(&handle))?;
-        let handles = &mut self.holds[place].handles;
-        handles.remove(&handle);
-        handles.is_empty().then(|| self.holds.swap_remove(place).lock)
+    fn give_back(&mut self, handle: Handle) -> Option<Hold> {
+        self.lost.remove(&handle);
+        let hold = self.hold_of(handle)?;
+        hold.handles.remove(&handle);
+        let paths = self.handles.remove(&handle)?;
+        self.take(&paths, |hold| hold.handles.is_empty()).pop()
     }
 
-    fn take_all(&mut self, environment: Environment) -> Vec<Arc<HeldLock>> {
-        let (gone, kept) = std::mem::take(&mut self.holds)
-            .into_iter()
-            .partition(|hold| hold.environment == environment);
-        self.holds = kept;
-        gone.into_iter().map(|hold| hold.lock).collect()
+    /// Takes holds of one lock out of the books.
+    fn take(&mut self, paths: &LockPaths, is_wanted: impl Fn(&Hold) -> bool) -> Vec<Hold> {
+        let Some(holds) = self.holds.get_mut(paths) else {
+            return Vec::new();
+        };
+        let taken: Vec<_> = holds.extract_if(.., |hold| is_wanted(hold)).collect();
+        if holds.is_empty() {
+            self.holds.remove(paths);
+        }
+        for handle in taken.iter().flat_map(|hold| &hold.handles) {
+            self.handles.remove(handle);
+        }
+        if self.holds.is_empty() {
+            self.watchdog = None;
+        }
+        taken
+    }
+
+    /// The same for all locks.
+    fn take_everywhere(&mut self, is_wanted: impl Fn(&Hold) -> bool) -> Vec<Hold> {
+        let paths: Vec<_> = self.holds.keys().cloned().collect();
+        paths.iter().flat_map(|paths| self.take(paths, &is_wanted)).collect()
+    }
+
+    /// Sees to it that the watchdog looks then. If it looks earlier already, it finds nothing and
+    /// plans its next look.
+    fn plan_watchdog(&mut self, ends: Option<Instant>) {
+        let Some(ends) = ends else {
+            return;
+        };
+        if self.watchdog.as_ref().is_none_or(|(planned, _)| ends < *planned) {
+            // Without a thread there is no watchdog; the record says how long it was meant for.
+            self.watchdog = wait::at(ends, bark).ok().map(|timer| (ends, timer));
+        }
+    }
+}
+
+impl Hold {
+    fn tell(&self, loss: Loss) {
+        for tell in &self.tell_loss {
+            tell(loss);
+        }
+    }
+
+    /// When the watchdog comes; `None` if that is beyond what a clock can say.
+    fn ends(&self) -> Option<Instant> {
+        self.since.checked_add(self.limit)
     }
 }
 

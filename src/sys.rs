@@ -66,6 +66,12 @@ pub fn open(path: &Path) -> Result<File> {
     rustix::fs::open(path, flags, Mode::empty()).map(File::from)
 }
 
+/// The same for reading and writing. Where leases are asked for, this makes us look like a holder.
+pub fn open_for_writing(path: &Path) -> Result<File> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map(File::from)
+}
+
 /// A file in `folder` that has no name yet, and is gone if it never gets one.
 #[cfg(target_os = "linux")]
 pub fn create_unnamed(folder: &Path) -> Result<File> {
@@ -189,6 +195,18 @@ fn fcntl(file: &File, command: libc::c_int, argument: libc::c_int) -> Result<()>
         return Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL));
     }
     Ok(())
+}
+
+/// The number of the mount and that of the device.
+#[cfg(target_os = "linux")]
+pub fn mount(file: &File) -> Result<(u64, u64)> {
+    use rustix::fs::{StatxFlags, statx};
+
+    let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        return Err(Errno::NOSYS); // before Linux 5.8
+    }
+    Ok((stat.stx_mnt_id, rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)))
 }
 
 /// The magic number of the file system, and whether it sits on a block device of its own.

@@ -63,6 +63,8 @@ pub struct Verdict {
     pub reasons: Vec<Reason>,
     /// Since the record was written, in milliseconds; `None` where it doesn't say when.
     pub age_ms: Option<u64>,
+    /// In how many milliseconds a live lock would be given up because of its age alone.
+    pub matures_in_ms: Option<u64>,
 }
 
 /// What speaks against a holder, in the words of the older lock module.
@@ -110,6 +112,23 @@ enum Evidence {
     Maybe,
 }
 
+/// For how long a lock has to be respected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// For as long as the proof stands.
+    Proved,
+    /// For so many milliseconds.
+    Left(u64),
+    Over,
+}
+
+impl Life {
+    fn until(age_ms: u64, limit_ms: u64) -> Self {
+        // One more: the limit itself is still within it.
+        limit_ms.checked_sub(age_ms).map_or(Self::Over, |left_ms| Self::Left(left_ms + 1))
+    }
+}
+
 impl Sighting {
     /// Whether the record's writer keeps a flock while it holds.
     pub fn is_by_flock_holder(&self) -> bool {
@@ -126,17 +145,19 @@ impl Sighting {
         let witness = self.witness();
         let evidence = match witness {
             Some(_) => Evidence::Same,
-            None => self.evidence(process::own(), Process::find),
+            None => self.evidence(&process::own(), Process::find),
         };
         let no_writer = self.testimony == Testimony::NoWriter;
-        let is_alive = match evidence {
-            _ if witness.is_some() => true,
-            _ if self.is_by_flock_holder() && self.is_local => false,
-            Evidence::Gone(_) => false,
+        // How long it is alive: for good, not at all, or until some age.
+        let life = match evidence {
+            _ if witness.is_some() => Life::Proved,
+            _ if self.is_by_flock_holder() && self.is_local => Life::Over,
+            Evidence::Gone(_) => Life::Over,
             // Its release closed the file and then could not remove it.
-            Evidence::Same => !(no_writer && known_age_ms > patience.stale_ms),
-            Evidence::Maybe if no_writer => file_age_ms <= patience.grace_ms,
-            Evidence::Maybe => known_age_ms <= patience.stale_ms,
+            Evidence::Same if no_writer => Life::until(known_age_ms, patience.stale_ms),
+            Evidence::Same => Life::Proved,
+            Evidence::Maybe if no_writer => Life::until(file_age_ms, patience.grace_ms),
+            Evidence::Maybe => Life::until(known_age_ms, patience.stale_ms),
         };
 
         let has_pid = self.record.as_ref().is_some_and(|record| record.pid.is_some());
@@ -151,7 +172,13 @@ impl Sighting {
             (known_age_ms > patience.stale_ms).then_some(Reason::TooOld),
             max_hold_ms.is_some_and(|max| known_age_ms > max).then_some(Reason::HoldExceeded),
         ];
-        Verdict { is_alive, witness, reasons: reasons.into_iter().flatten().collect(), age_ms }
+        Verdict {
+            is_alive: life != Life::Over,
+            witness,
+            reasons: reasons.into_iter().flatten().collect(),
+            age_ms,
+            matures_in_ms: if let Life::Left(ms) = life { Some(ms) } else { None },
+        }
     }
 
     fn witness(&self) -> Option<Witness> {

@@ -7,6 +7,8 @@
 //! don't see. So a file system counts as local only if it is known to be.
 
 use std::fs::File;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::sys::{self, Lease};
 
@@ -58,6 +60,11 @@ pub fn is_local(_file: &File) -> bool {
     false
 }
 
+/// The same for the folder that lock files are made in.
+pub fn is_local_folder(folder: &Path) -> bool {
+    sys::open(folder).is_ok_and(|folder| is_local(&folder))
+}
+
 /// `f_type` of the file systems that one kernel has for itself (statfs(2), linux/magic.h).
 #[cfg(target_os = "linux")]
 const LOCAL: [u64; 14] = [
@@ -78,19 +85,29 @@ const LOCAL: [u64; 14] = [
 ];
 
 /// 9p repeats the host's `f_type`; `/proc/self/mountinfo` has the truth. Can't know: yes.
+///
+/// That text is long on some machines, so the answer is kept by mount and device: for another file
+/// system to inherit it, both numbers would have to be given again together.
 #[cfg(target_os = "linux")]
 fn is_9p(file: &File) -> bool {
-    mount_type(file).is_none_or(|kind| kind == "9p")
+    static KNOWN: Mutex<Vec<((u64, u64), bool)>> = Mutex::new(Vec::new());
+    let Ok(mount) = sys::mount(file) else {
+        return true;
+    };
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, is_9p)) = known.iter().find(|(key, _)| *key == mount) {
+        return *is_9p;
+    }
+    let Some(kind) = mount_type(mount.0) else {
+        return true;
+    };
+    known.push((mount, kind == "9p"));
+    kind == "9p"
 }
 
 #[cfg(target_os = "linux")]
-fn mount_type(file: &File) -> Option<String> {
-    use std::os::fd::AsRawFd;
-
-    let process = procfs::process::Process::myself().ok()?;
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
-    let id: i32 =
-        info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
-    let mounts = process.mountinfo().ok()?;
-    mounts.into_iter().find(|mount| mount.mnt_id == id).map(|mount| mount.fs_type)
+fn mount_type(id: u64) -> Option<String> {
+    let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
+    let is_it = |mount: &procfs::process::MountInfo| u64::try_from(mount.mnt_id) == Ok(id);
+    mounts.into_iter().find(is_it).map(|mount| mount.fs_type)
 }

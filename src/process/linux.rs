@@ -115,13 +115,19 @@ fn status_line(entry: &ProcEntry, key: &[u8]) -> Option<String> {
 /// inward, so in our own there is one number.
 fn proc_is_ours() -> bool {
     static OURS: OnceLock<bool> = OnceLock::new();
-    *OURS.get_or_init(|| {
-        ProcEntry::myself().is_ok_and(|entry| {
-            entry.pid() == rustix::process::getpid().as_raw_nonzero().get()
-                && status_line(&entry, b"NSpid:")
-                    .is_none_or(|numbers| numbers.split_whitespace().count() == 1)
-        })
-    })
+    if let Some(&is_ours) = OURS.get() {
+        return is_ours;
+    }
+    // What can't be read now (for lack of descriptors, say) is asked again the next time.
+    let Ok(entry) = ProcEntry::myself() else {
+        return false;
+    };
+    let Some(numbers) = status_line(&entry, b"NSpid:") else {
+        return false;
+    };
+    let is_ours = entry.pid() == rustix::process::getpid().as_raw_nonzero().get()
+        && numbers.split_whitespace().count() == 1;
+    *OURS.get_or_init(|| is_ours)
 }
 
 /// Whether the clock since boot of that process may be shifted against ours (`time_namespaces(7)`).

@@ -13,6 +13,7 @@
 #[cfg_attr(not(target_os = "linux"), path = "other.rs")]
 mod system;
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use rustix::process::{Pid, getpid};
@@ -96,7 +97,7 @@ pub fn pid_from_number(number: f64) -> Option<i32> {
 }
 
 /// What a record says about this very process, and compares other records with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Own {
     /// Our number in our own pid namespace.
     pub pid: i32,
@@ -110,21 +111,30 @@ pub struct Own {
     pub pid_namespace: Option<u64>,
 }
 
-/// This process. Read once: none of it changes while the process lives, but for the name of a
-/// binary that is moved on disk, where the first answer is the better one.
-pub fn own() -> &'static Own {
+/// This process. Once all of it could be read it is kept: none of it changes while the process
+/// lives, but for the name of a binary that is moved on disk, where the first answer is the better
+/// one. What could not be read (for lack of descriptors, say) is tried again the next time.
+pub fn own() -> Cow<'static, Own> {
     static OWN: OnceLock<Own> = OnceLock::new();
-    OWN.get_or_init(|| {
-        let pid = getpid().as_raw_nonzero().get();
-        let process = system::own_process();
-        Own {
-            pid,
-            start_time: process.start_time,
-            comm: process.name().filter(|name| !name.is_empty()).unwrap_or_else(fallback_name),
-            boot_id: system::boot_id(),
-            pid_namespace: system::pid_namespace(),
-        }
-    })
+    if let Some(own) = OWN.get() {
+        return Cow::Borrowed(own);
+    }
+    let own = read_own();
+    if own.start_time.is_some() && own.boot_id.is_some() && own.pid_namespace.is_some() {
+        return Cow::Borrowed(OWN.get_or_init(|| own));
+    }
+    Cow::Owned(own)
+}
+
+fn read_own() -> Own {
+    let process = system::own_process();
+    Own {
+        pid: getpid().as_raw_nonzero().get(),
+        start_time: process.start_time,
+        comm: process.name().filter(|name| !name.is_empty()).unwrap_or_else(fallback_name),
+        boot_id: system::boot_id(),
+        pid_namespace: system::pid_namespace(),
+    }
 }
 
 /// Without `/proc`: the name by which the program was found on disk.

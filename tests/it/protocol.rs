@@ -73,7 +73,7 @@ fn a_file_that_somebody_has_open_for_writing_is_held_whatever_it_says() {
     age(session.lock(), Duration::from_hours(24));
     assert_eq!(session.contended().verdict.unwrap().witness, Some(Witness::OpenForWriting));
     drop(writer);
-    assert!(matches!(session.attempt(), Attempt::Settling(_)));
+    assert!(matches!(session.attempt(), Attempt::TakenOver(_)));
 }
 
 #[test]
@@ -92,12 +92,12 @@ fn a_dead_lock_is_replaced_at_once_and_nothing_else_stays() {
 fn a_lock_that_is_taken_over_from_an_older_process_has_to_settle() {
     let session = Session::new();
     fs::write(session.lock(), format!(r#"{{"pid":{NOBODY}}}"#)).unwrap();
-    let Attempt::Settling(held) = session.attempt() else { panic!("not settling") };
+    let Attempt::TakenOver(held) = session.attempt() else { panic!("not settling") };
     assert!(held.is_at_its_path().unwrap());
     assert_eq!(session.listing(), ["chat.jsonl.lock"]);
     // The older process was about to remove what it found at the path.
     OpenOptions::new().read(true).open(session.lock()).unwrap();
-    std::process::Command::new("rm").arg(session.lock()).status().unwrap();
+    session.remove_lock();
     assert!(!held.is_at_its_path().unwrap());
 }
 
@@ -109,7 +109,7 @@ fn a_file_that_says_nothing_is_given_time_and_then_taken_over() {
         let verdict = session.contended().verdict.unwrap();
         assert_eq!(verdict.reasons, [Reason::MissingPid, Reason::InvalidCreatedAt], "{text}");
         age(session.lock(), Duration::from_secs(6));
-        let Attempt::Settling(held) = session.attempt() else { panic!("{text}: not dead") };
+        let Attempt::TakenOver(held) = session.attempt() else { panic!("{text}: not dead") };
         held.release().unwrap();
     }
 }
@@ -120,7 +120,7 @@ fn a_release_leaves_a_file_alone_that_is_no_longer_ours() {
     let lost = session.acquire();
     let aside = session.lock().with_extension("aside");
     fs::hard_link(session.lock(), &aside).unwrap();
-    std::process::Command::new("rm").arg(session.lock()).status().unwrap();
+    session.remove_lock();
     let next = session.acquire();
     assert!(!lost.is_at_its_path().unwrap());
     lost.release().unwrap();
@@ -200,7 +200,7 @@ fn the_longest_possible_name_can_be_taken_over_too() {
     let file = folder.file().with_file_name("n".repeat(250));
     let paths = LockPaths::resolve(&file).unwrap();
     fs::write(paths.lock(), format!(r#"{{"pid":{NOBODY},"witness":"flock"}}"#)).unwrap();
-    let Attempt::Acquired(held) = protocol::attempt(&paths, &claim()).unwrap() else { panic!() };
+    let Attempt::TakenOver(held) = protocol::attempt(&paths, &claim()).unwrap() else { panic!() };
     held.release().unwrap();
     assert!(folder.listing().is_empty());
     let too_long = LockPaths::resolve(&file.with_file_name("n".repeat(251))).unwrap();
@@ -225,7 +225,8 @@ fn race(rounds: usize, prepare: impl Fn(&Session)) {
                 std::thread::spawn(move || {
                     start.wait();
                     loop {
-                        let (Attempt::Acquired(held) | Attempt::Settling(held)) = session.attempt()
+                        let (Attempt::Acquired(held) | Attempt::TakenOver(held)) =
+                            session.attempt()
                         else {
                             std::thread::yield_now();
                             continue;

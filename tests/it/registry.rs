@@ -58,8 +58,8 @@ fn every_waiter_has_its_own_deadline() {
     let hurried = Pending::of(Request { timeout_ms: Some(30), ..session.request(environment()) });
     let started = Instant::now();
     match hurried.result() {
-        Err(Error::Timeout { timeout_ms: 30, contended, .. }) => {
-            assert_eq!(contended.record.unwrap().pid, Some(session_write_lock::process::own().pid));
+        Err(Error::Timeout { timeout_ms: 30, report, .. }) => {
+            assert_eq!(report.record.unwrap().pid, Some(session_write_lock::process::own().pid));
         }
         other => panic!("{other:?}"),
     }
@@ -122,7 +122,7 @@ fn a_lock_whose_file_was_removed_is_not_shared() {
     let session = Session::new();
     let us = environment();
     let lost = Pending::of(session.request(us)).grant();
-    std::process::Command::new("rm").arg(session.lock()).status().unwrap();
+    session.remove_lock();
     let whole = Pending::of(session.request(us)).grant();
     assert!(session.lock().exists());
     release(&lost).unwrap();

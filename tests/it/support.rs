@@ -6,8 +6,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use session_write_lock::error::Result;
-use session_write_lock::protocol::{self, Attempt, Claim, Contended, HeldLock, LockPaths};
-use session_write_lock::registry::{self, Environment, Grant, Request};
+use session_write_lock::protocol::{self, Attempt, Claim, HeldLock, LockPaths, Report};
+use session_write_lock::registry::{self, Environment, Grant, Request, Ticket};
 use session_write_lock::verdict::Patience;
 
 /// A pid that no Linux can give: the limit is 2^22.
@@ -49,20 +49,27 @@ impl Session {
         protocol::attempt(&self.paths, &claim()).unwrap()
     }
 
-    /// Takes a lock that nobody is in the way of.
+    /// Takes a lock that nobody alive is in the way of.
     pub fn acquire(&self) -> HeldLock {
         match self.attempt() {
-            Attempt::Acquired(held) => held,
-            other => panic!("{other:?}"),
+            Attempt::Acquired(held) | Attempt::TakenOver(held) => held,
+            Attempt::Contended(contended) => panic!("{contended:?}"),
         }
     }
 
     /// Who is in the way.
-    pub fn contended(&self) -> Contended {
+    pub fn contended(&self) -> Report {
         match self.attempt() {
-            Attempt::Contended(contended) => *contended,
+            Attempt::Contended(contended) => contended.report(claim().patience),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What a rude user does. (Not by way of rm: a child that is being started shares the open files
+    /// of its parent for a moment, and makes dead locks of other tests look alive.)
+    #[expect(clippy::disallowed_methods, reason = "this is the rude user")]
+    pub fn remove_lock(&self) {
+        fs::remove_file(self.lock()).unwrap();
     }
 
     /// The lock of a flock holder that has died.
@@ -74,6 +81,7 @@ impl Session {
     pub fn request(&self, environment: Environment) -> Request {
         Request {
             environment,
+            ticket: ticket(),
             session_file: self.file(),
             timeout_ms: None,
             stale_ms: 60_000,
@@ -120,6 +128,11 @@ pub fn release(grant: &Grant) -> Result<()> {
     let (sender, receiver) = mpsc::channel();
     registry::release(grant.handle, Box::new(move |result| sender.send(result).unwrap()));
     receiver.recv_timeout(SOON).expect("a release came to no end")
+}
+
+/// No two acquires have the same.
+fn ticket() -> Ticket {
+    Ticket { client: 0, number: environment().0 }
 }
 
 /// Environments of tests that run side by side must not be the same.
