@@ -131,7 +131,10 @@ test("a missing folder is created, and a relative path starts at the working dir
 test("the error at the deadline tells who holds the lock", async () => {
   const { sessionFile, lockPath } = newSession();
   const agent = await Agent.start();
-  await agent.acquire({ sessionFile, maxHoldMs: 1 });
+  await agent.acquire({ sessionFile });
+  // A holder whose watchdog is late, as it looks from outside.
+  const record = JSON.parse(readFileSync(lockPath, "utf8"));
+  writeFileSync(lockPath, JSON.stringify({ ...record, maxHoldMs: 1 }));
   const error = await refusal({ sessionFile, timeoutMs: 30, staleMs: 1 });
   expect(error).toBeInstanceOf(SessionWriteLockTimeoutError);
   expect(error).toBeInstanceOf(Error);

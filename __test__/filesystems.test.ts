@@ -499,7 +499,8 @@ limitTest("a process without descriptors is refused with EMFILE, and not once it
       );
       if (!acquired) {
         refusals += 1;
-        expect(readdirSync(folder)).toEqual(before);
+        // A dead lock may be gone by then, but nothing new is there.
+        expect(before).toEqual(expect.arrayContaining(readdirSync(folder)));
         expect(refusals).toBeLessThan(20);
         await freeDescriptor(agent);
       }

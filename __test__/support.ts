@@ -4,9 +4,10 @@
  */
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { onTestFinished, test } from "vitest";
 
 import type * as api from "../index.js";
@@ -163,6 +164,77 @@ export const asAnotherUser: [string, ...string[]] = [
   "--regid=65534",
   "--clear-groups",
 ];
+
+/** How an agent waits, whatever this process was told: woken by events, or on the fallback. */
+export const waitModes = {
+  events: { SESSION_WRITE_LOCK_WAIT: "events" },
+  timers: { SESSION_WRITE_LOCK_WAIT: "timers" },
+};
+
+/** How processes wait that weren't told otherwise: the whole suite also runs on the fallback. */
+export const isOnFallback = process.env.SESSION_WRITE_LOCK_WAIT === "timers";
+
+/**
+ * Looks until something is so. For what no process can report by itself: that another one sleeps,
+ * or that idle threads have gone.
+ */
+export async function until(
+  what: string,
+  isSo: () => boolean | Promise<boolean>,
+  withinMs = 10_000,
+): Promise<void> {
+  const deadline = performance.now() + withinMs;
+  while (!(await isSo())) {
+    if (performance.now() > deadline) {
+      throw new Error(`after ${withinMs} ms it is still not so: ${what}`);
+    }
+    await delay(2);
+  }
+}
+
+/** What a process has of the things that a wait can leave behind. */
+export interface Footprint {
+  descriptors: number;
+  threads: number;
+  /** Those of the threads that are the addon's. */
+  lockThreads: number;
+  /** Files watched through inotify. */
+  watches: number;
+}
+
+export function footprint(pid: number): Footprint {
+  const descriptors = readdirSync(`/proc/${pid}/fdinfo`);
+  const infos = descriptors.map((fd) => readOrNothing(`/proc/${pid}/fdinfo/${fd}`));
+  return {
+    descriptors: descriptors.length,
+    threads: readdirSync(`/proc/${pid}/task`).length,
+    lockThreads: lockThreads(pid).length,
+    watches: infos.join("").match(/^inotify wd:/gm)?.length ?? 0,
+  };
+}
+
+/** Waits until a process that has called acquire has done all it can, and sleeps. */
+export async function untilAsleep(pid: number, watches = 1): Promise<void> {
+  const isAsleep = () =>
+    footprint(pid).watches >= watches && lockThreads(pid).every((stat) => /\) S /.test(stat));
+  // Twice: between two looks at threads work can go from one to another.
+  await until("it waits", () => isAsleep() && isAsleep());
+}
+
+/** The status line of each of the addon's threads in a process. */
+function lockThreads(pid: number): string[] {
+  const tasks = readdirSync(`/proc/${pid}/task`);
+  const stats = tasks.map((task) => readOrNothing(`/proc/${pid}/task/${task}/stat`));
+  return stats.filter((stat) => stat.includes("(session-lock)"));
+}
+
+function readOrNothing(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch {
+    return ""; // closed or ended meanwhile
+  }
+}
 
 /** What some tests need of the machine, and how to find out. */
 const RIGHTS = {
