@@ -1,6 +1,7 @@
 /**
- * `npm test`: sets up, then runs the Rust tests, the type check and the Node tests. Everything
- * runs even if something fails; the last line counts it all.
+ * `npm test`: sets up, then runs the Rust tests, the type check, the Node tests, those that wait
+ * once more without events, and a short soak. Everything runs even if something fails; the last
+ * line counts it all.
  */
 
 import { spawn } from "node:child_process";
@@ -13,9 +14,14 @@ const REPORT = `${root}/.cache/vitest.json`;
 const total = { passed: 0, failed: 0, skipped: 0 };
 
 /** Runs a command, shows its output and returns it. A failure counts as one failed test. */
-async function check(command, ...args) {
-  console.log(`\n> ${[command, ...args].join(" ")}`);
-  const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "inherit"] });
+async function check(env, command, ...args) {
+  const settings = Object.entries(env).map(([name, value]) => `${name}=${value}`);
+  console.log(`\n> ${[...settings, command, ...args].join(" ")}`);
+  const child = spawn(command, args, {
+    cwd: root,
+    env: { ...process.env, ...env },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   let output = "";
   for await (const chunk of child.stdout) {
     output += chunk;
@@ -31,29 +37,24 @@ function count(passed, failed, skipped, ok) {
   total.skipped += skipped;
 }
 
-async function rustTests() {
-  const { output, ok } = await check("cargo", "test", "--quiet");
+async function rustTests(env) {
+  const { output, ok } = await check(env, "cargo", "test", "--quiet");
   const sum = (word) =>
     [...output.matchAll(new RegExp(`(\\d+) ${word}`, "g"))].reduce((n, m) => n + Number(m[1]), 0);
   count(sum("passed"), sum("failed"), sum("ignored"), ok);
 }
 
-async function typeCheck() {
-  const { ok } = await check("npx", "tsc", "--noEmit");
+/** Something that is one test, and says by its status how it went. */
+async function single(command, ...args) {
+  const { ok } = await check({}, command, ...args);
   count(ok ? 1 : 0, 0, 0, ok);
 }
 
-async function nodeTests() {
+async function nodeTests(env, files) {
   mkdirSync(`${root}/.cache`, { recursive: true });
   rmSync(REPORT, { force: true });
-  const { ok } = await check(
-    "npx",
-    "vitest",
-    "run",
-    "--reporter=default",
-    "--reporter=json",
-    `--outputFile.json=${REPORT}`,
-  );
+  const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${REPORT}`];
+  const { ok } = await check(env, "npx", "vitest", "run", ...reporters, ...files);
   const report = JSON.parse(readFileSync(REPORT, "utf8"));
   count(report.numPassedTests, report.numFailedTests, report.numPendingTests, ok);
 }
@@ -61,8 +62,14 @@ async function nodeTests() {
 setUp();
 run("sh", "scripts/install-test-tools.sh");
 run("node", "scripts/fetch-nodes.mjs");
-await rustTests();
-await typeCheck();
-await nodeTests();
+await rustTests({});
+await single("npx", "tsc", "--noEmit");
+await nodeTests({}, []);
+// Once more where nothing tells of changes: everything that waits, but for the tests that set this
+// themselves.
+const FALLBACK = { SESSION_WRITE_LOCK_WAIT: "timers" };
+await rustTests(FALLBACK);
+await nodeTests(FALLBACK, ["acquire", "contention", "lifecycle", "abort", "try-acquire", "workers"]);
+await single("node", "scripts/soak.mjs", "--acquisitions", "30000");
 console.log(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exitCode = total.failed > 0 ? 1 : 0;

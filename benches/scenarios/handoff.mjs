@@ -1,0 +1,94 @@
+/** From a holder's release to the next one's having the lock. */
+
+import { setTimeout as delay } from "node:timers/promises";
+
+import { withActors } from "../crew.mjs";
+import { COMPARED, LOCKS } from "../locks.mjs";
+import { randomBetween, summary } from "../numbers.mjs";
+
+/**
+ * Two processes take turns: one holds, the other waits. `holdMs` gives the length of each hold,
+ * counted from when the other was told to wait.
+ */
+async function betweenTwo(name, sessionFile, count, holdMs) {
+  return withActors(name, 2, async (actors) => {
+    const samples = [];
+    await actors[0].run("acquire", { sessionFile });
+    for (let turn = 0; turn < count; turn += 1) {
+      const [holder, waiter] = turn % 2 === 0 ? actors : [...actors].reverse();
+      const acquired = waiter.run("acquire", { sessionFile });
+      await holder.run("releaseAfter", { ms: holdMs() });
+      const acquiredAt = await acquired;
+      samples.push(acquiredAt - (await holder.run("releaseBegan")));
+    }
+    return samples;
+  });
+}
+
+async function short(context) {
+  const results = {};
+  for (const name of COMPARED) {
+    const between = randomBetween(1);
+    const count = (context.quick ? 40 : 400) / (LOCKS[name].polls ? 5 : 1);
+    // Long enough for the other to be asleep, short for a session.
+    const holdMs = () => between(8, 20);
+    results[name] = summary(await betweenTwo(name, context.sessionFile(name), count, holdMs));
+  }
+  return results;
+}
+
+/** All locks at once, since nearly all of it is waiting; each a little later than the one before. */
+async function long(context) {
+  const runs = COMPARED.map(async (name, index) => {
+    await delay(index * 90);
+    const between = randomBetween(2 + index);
+    const count = context.quick ? 3 : 16;
+    const holdMs = () => between(2_000, 3_000);
+    const samples = await betweenTwo(name, context.sessionFile(name), count, holdMs);
+    return [name, summary(samples)];
+  });
+  return Object.fromEntries(await Promise.all(runs));
+}
+
+async function inside(context) {
+  const results = {};
+  for (const name of COMPARED) {
+    const count = (context.quick ? 100 : 1_000) / (LOCKS[name].polls ? 10 : 1);
+    results[name] = await withActors(name, 1, async ([actor]) => {
+      const sessionFile = context.sessionFile(name);
+      return summary(await actor.run("handOffInside", { sessionFile, count }));
+    });
+  }
+  return results;
+}
+
+export const handOffShort = {
+  id: "hand-off-short",
+  title: "Hand-off between two processes, after short holds",
+  unit: "ms",
+  method:
+    "One process holds, the other waits for 8 to 20 ms, then they change places. Measured from " +
+    "before the holder calls `release` to when the waiter has the lock, on the clock both share.",
+  run: short,
+};
+
+export const handOffLong = {
+  id: "hand-off-long",
+  title: "Hand-off between two processes, after holds of 2 to 3 s",
+  unit: "ms",
+  method:
+    "The same with long holds, in which whatever sleeps is fast asleep. All locks at the same time, " +
+    "each on a session of its own, out of step; p99 of so few is the slowest.",
+  run: long,
+};
+
+export const handOffInside = {
+  id: "hand-off-inside",
+  title: "Hand-off inside a process",
+  unit: "ms",
+  method:
+    "Two acquires of one process; the second waits for 3 ms before the first is released. From the " +
+    "call of `release` to when the second has resolved. The file is removed and made anew: another " +
+    "process may be in between.",
+  run: inside,
+};

@@ -1,0 +1,24 @@
+/** Everything that is measured, in the order of the page. */
+
+import { contenders, waiters } from "./crowd.mjs";
+import { storm, takeover } from "./deaths.mjs";
+import { handOffInside, handOffLong, handOffShort } from "./handoff.mjs";
+import { longWait } from "./idle.mjs";
+import { load } from "./load.mjs";
+import { mainThread } from "./mainthread.mjs";
+import { synchronous, uncontended } from "./uncontended.mjs";
+
+export const scenarios = [
+  uncontended,
+  synchronous,
+  handOffShort,
+  handOffLong,
+  handOffInside,
+  takeover,
+  storm,
+  contenders,
+  longWait,
+  waiters,
+  load,
+  mainThread,
+];

@@ -1,0 +1,198 @@
+/**
+ * What the addon has to reach. A target compares two numbers of one run, so that it means the same
+ * on any machine; the promises (nothing lost, nobody twice) are absolute.
+ *
+ * `why` is printed when a target is missed: what it is that takes the time, and what was tried.
+ */
+
+const times = (value) => `${value.toFixed(2)} ×`;
+const count = (value) => value.toLocaleString("en");
+const ms = (value) => `${value.toFixed(value < 10 ? 2 : 0)} ms`;
+
+const ratio = (one, other) => one / other;
+
+const TARGETS = [
+  {
+    what: "uncontended pair, p50, against the TypeScript protocol",
+    needs: ["uncontended"],
+    value: ({ uncontended: u }) => ratio(u.typescript.p50, u.addon.p50),
+    atLeast: 3.5,
+    show: times,
+  },
+  {
+    what: "uncontended pair, p50, against raw calls and two empty calls answered by the calling thread",
+    needs: ["uncontended"],
+    value: ({ uncontended: u }) => ratio(u.addon.p50, u.raw.p50 + 2 * u["empty-release"].p50),
+    atMost: 1.5,
+    show: times,
+  },
+  {
+    what: "the same with two empty calls answered by the thread that does the work",
+    needs: ["uncontended"],
+    value: ({ uncontended: u }) => ratio(u.addon.p50, u.raw.p50 + 2 * u["empty-acquire"].p50),
+    atMost: 1.5,
+    show: times,
+  },
+  {
+    what: "synchronous pair, p50, against raw calls",
+    needs: ["synchronous"],
+    value: ({ synchronous: s }) => ratio(s.addon.p50, s.raw.p50),
+    atMost: 1.3,
+    show: times,
+  },
+  ...["short", "long"].flatMap((holds) =>
+    ["p50", "p99"].map((share) => ({
+      what: `hand-off between two processes after ${holds} holds, ${share}, against fs-ext flock`,
+      needs: [`hand-off-${holds}`],
+      value: (results) => {
+        const measured = results[`hand-off-${holds}`];
+        return ratio(measured.addon[share], measured["fs-ext"][share]);
+      },
+      atMost: 1.3,
+      show: times,
+    })),
+  ),
+  {
+    what: "hand-off inside a process, p50, against an empty call answered by the thread that does the work",
+    needs: ["uncontended", "hand-off-inside"],
+    value: ({ uncontended, "hand-off-inside": inside }) =>
+      ratio(inside.addon.p50, uncontended["empty-acquire"].p50),
+    atMost: 3,
+    show: times,
+  },
+  {
+    what: "takeover after SIGKILL, p50, against fs-ext flock",
+    needs: ["takeover"],
+    value: ({ takeover: t }) => ratio(t.addon.p50, t["fs-ext"].p50),
+    atMost: 1.3,
+    show: times,
+  },
+  {
+    what: "kill storm: double holds",
+    needs: ["kill-storm"],
+    value: (results) => results["kill-storm"].addon.doubleHolds,
+    atMost: 0,
+    show: count,
+    isPromise: true,
+  },
+  {
+    what: "eight processes: throughput, against fs-ext flock",
+    needs: ["contention"],
+    value: ({ contention: c }) => ratio(c.addon.perSecond, c["fs-ext"].perSecond),
+    atLeast: 1.3,
+    show: times,
+  },
+  {
+    what: "eight processes: Jain index of fairness",
+    needs: ["contention"],
+    value: ({ contention }) => contention.addon.jain,
+    atLeast: 0.97,
+    show: (value) => value.toFixed(3),
+  },
+  {
+    what: "eight processes: longest wait",
+    needs: ["contention"],
+    value: ({ contention }) => contention.addon.longestWaitMs,
+    atMost: 150,
+    show: ms,
+  },
+  {
+    what: "eight processes: double holds and lost updates",
+    needs: ["contention"],
+    value: ({ contention: { addon } }) => addon.doubleHolds + addon.lostUpdates,
+    atMost: 0,
+    show: count,
+    isPromise: true,
+  },
+  {
+    what: "a five-second wait: CPU time of the waiting process",
+    needs: ["long-wait"],
+    value: (results) => results["long-wait"].addon.cpuMs,
+    atMost: 3,
+    show: ms,
+  },
+  {
+    what: "a five-second wait: system calls",
+    needs: ["long-wait"],
+    // Absent without strace: then this can't be said.
+    value: (results) => results["long-wait"].addon.systemCalls,
+    atMost: 50,
+    show: count,
+  },
+  {
+    what: "1,000 waiters: memory for each",
+    needs: ["waiters"],
+    value: ({ waiters }) => waiters["addon-waiters"].bytesPerWaiter,
+    atMost: 2_000,
+    show: (value) => `${count(Math.round(value))} bytes`,
+  },
+  {
+    what: "1,000 waiters: served out of order",
+    needs: ["waiters"],
+    value: ({ waiters }) => (waiters["addon-waiters"].inOrder ? 0 : 1),
+    atMost: 0,
+    show: (value) => (value === 0 ? "none" : "some"),
+    isPromise: true,
+  },
+  ...["threads", "descriptors"].map((resource) => ({
+    what: `1,000 waiters on one session: more ${resource}`,
+    needs: ["waiters"],
+    value: ({ waiters }) => waiters["addon-waiters"][resource],
+    atMost: 8,
+    show: count,
+  })),
+  ...["threads", "descriptors"].map((resource) => ({
+    what: `200 contended sessions: more ${resource} for each session`,
+    needs: ["waiters"],
+    value: ({ waiters }) => waiters["addon-sessions"][resource] / 200,
+    atMost: 5,
+    show: (value) => value.toFixed(2),
+  })),
+  {
+    what: "require(), p50, against an empty addon",
+    needs: ["load"],
+    value: ({ load }) => ratio(load.package.p50, load.empty.p50),
+    atMost: 1.3,
+    show: times,
+  },
+  {
+    what: "size of the binary",
+    needs: ["load"],
+    value: ({ load }) => load.binaryBytes,
+    atMost: 1_000_000,
+    show: (value) => `${count(value)} bytes`,
+  },
+];
+
+/** How the results stand to those targets that they allow to judge. */
+export function judge(results) {
+  return TARGETS.filter(({ needs }) => needs.every((id) => results[id])).map((target) => {
+    const value = target.value(results);
+    if (value === undefined) {
+      return { what: target.what, measured: "not measured", target: limitOf(target), met: undefined };
+    }
+    const limit = target.atMost ?? target.atLeast;
+    const met = target.atMost === undefined ? value >= limit : value <= limit;
+    return {
+      what: target.what,
+      measured: target.show(value),
+      target: limitOf(target),
+      met,
+      verdict: met ? "met" : `missed by ${distance(target, value, limit)}`,
+      why: met ? undefined : target.why,
+      isPromise: target.isPromise,
+    };
+  });
+}
+
+function limitOf({ atMost, atLeast, show }) {
+  return atMost === undefined ? `at least ${show(atLeast)}` : `at most ${show(atMost)}`;
+}
+
+function distance({ atMost, show }, value, limit) {
+  if (limit === 0) {
+    return show(value);
+  }
+  const share = atMost === undefined ? 1 - value / limit : value / limit - 1;
+  return `${(share * 100).toFixed(0)} %`;
+}
