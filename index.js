@@ -256,7 +256,7 @@ function outcomeOf(ticket, signal) {
         forget(ticket);
       } else {
         // Too late to withdraw: what may have been granted is given back as soon as we hear of it.
-        expect(ticket, ({ granted }) => granted && native.releaseNow(granted.handle));
+        expect(ticket, ({ granted }) => granted && releaseHandle(granted.handle).catch(() => {}));
       }
     };
     expect(ticket, (outcome) => {
@@ -380,12 +380,12 @@ function installListeners() {
   }
   hasInstalled = true;
   if (!process[CLEANUP]) {
-    const cleanup = { releases: new Set(), listeners: new Map() };
+    const cleanup = { clients: new Set(), listeners: new Map() };
     Object.defineProperty(process, CLEANUP, { value: cleanup });
-    process.on("exit", releaseAllLocksSync);
+    process.on("exit", endAllClients);
   }
-  const { releases, listeners } = process[CLEANUP];
-  releases.add(releaseOwn);
+  const { clients, listeners } = process[CLEANUP];
+  clients.add(client);
   for (const signal of signals) {
     if (!listeners.has(signal)) {
       const listener = () => handleTerminationSignal(signal);
@@ -395,13 +395,17 @@ function installListeners() {
   }
 }
 
-function releaseOwn() {
-  client.releaseAll();
+/** The process lives on, perhaps: who waits goes on waiting. */
+function releaseAllLocksSync() {
+  for (const each of process[CLEANUP]?.clients ?? []) {
+    each.releaseAll();
+  }
 }
 
-function releaseAllLocksSync() {
-  for (const release of process[CLEANUP]?.releases ?? []) {
-    release();
+/** The process ends: nobody waits any more either. */
+function endAllClients() {
+  for (const each of process[CLEANUP].clients) {
+    each.end();
   }
 }
 
@@ -415,6 +419,7 @@ function handleTerminationSignal(signal) {
   if (ours && process.listenerCount(signal) === 1 && process.listeners(signal)[0] === ours) {
     process.off(signal, ours);
     process[CLEANUP].listeners.delete(signal);
+    endAllClients();
     process.kill(process.pid, signal);
   }
 }

@@ -15,6 +15,11 @@ export declare class Client {
   cancel(ticket: number): boolean
   /** The outcome, if there is one by the time this returns; else it is told under `ticket`. */
   release(ticket: number, handle: number): Outcome | null
+  /**
+   * For the end of the process: drops what waits, then releases every lock. A waiter that was
+   * served only now would leave its lock file behind.
+   */
+  end(): void
   releaseAll(): number
   /** A loss of this lock will be told under its handle. If it isn't held, the reason, now. */
   watchLoss(handle: number): string | null
@@ -71,9 +76,6 @@ export interface Refusal {
   errno?: number
   syscall?: string
 }
-
-/** Released when it returns. */
-export declare function releaseNow(handle: number): Outcome
 
 /** The deadline came. */
 export interface Timeout {

@@ -16,7 +16,11 @@ import {
 import path from "node:path";
 import { expect, test } from "vitest";
 
-import { acquireSessionWriteLock, SessionWriteLockTimeoutError } from "../index.js";
+import {
+  acquireSessionWriteLock,
+  getProcessStartTime,
+  SessionWriteLockTimeoutError,
+} from "../index.js";
 import { Agent, temporaryFolder, type Tools } from "./support.js";
 
 type Module = "addon" | "typescript";
@@ -560,4 +564,57 @@ test("the error at the deadline says who was waited for", async () => {
   expect(error).toBeInstanceOf(SessionWriteLockTimeoutError);
   expect(error).toMatchObject({ ...TIMEOUT, lockPath, holder: { pid: holder.pid } });
   expect(error.message).toContain(`session file locked (timeout 30ms): pid=${holder.pid} alive=true`);
+});
+
+// Each contender has the flock of what it judges for a moment; to the other one that must not look
+// like a holder that has died.
+test("two contenders that keep looking don't rob a live process that keeps no flock", async () => {
+  const sessionFile = path.join(temporaryFolder(), "chat.jsonl");
+  const holder = await Agent.start();
+  const contenders = await Promise.all([Agent.start(), Agent.start()]);
+  const { pid } = holder;
+  const starttime = getProcessStartTime(pid);
+  const record = JSON.stringify({ pid, createdAt: new Date().toISOString(), starttime }, null, 2);
+  writeFileSync(`${sessionFile}.lock`, record);
+  const taken = await Promise.all(
+    contenders.map((contender) =>
+      contender.run(async ({ lock }, sessionFile) => {
+        let taken = 0;
+        for (let round = 0; round < 150; round += 1) {
+          await lock.acquireSessionWriteLock({ sessionFile, timeoutMs: 3 }).then(
+            () => (taken += 1),
+            () => {},
+          );
+        }
+        return taken;
+      }, sessionFile),
+    ),
+  );
+  expect(taken).toEqual([0, 0]);
+  expect(readFileSync(`${sessionFile}.lock`, "utf8")).toBe(record);
+});
+
+test("two contenders that wait for a holder with the older module cost next to nothing", async () => {
+  const sessionFile = path.join(temporaryFolder(), "chat.jsonl");
+  const holder = await Agent.start();
+  await holder.run(({ kept, require }, file) => {
+    const fs = require("node:fs");
+    kept.set("fd", fs.openSync(file, "wx"));
+    fs.writeSync(kept.get("fd"), JSON.stringify({ pid: process.pid, createdAt: new Date() }));
+  }, `${sessionFile}.lock`);
+  const contenders = await Promise.all([Agent.start(), Agent.start()]);
+  const cpuMs = await Promise.all(
+    contenders.map((contender) =>
+      contender.run(async ({ lock }, sessionFile) => {
+        const before = process.cpuUsage();
+        for (let round = 0; round < 20; round += 1) {
+          await lock.acquireSessionWriteLock({ sessionFile, timeoutMs: 100 }).catch(() => {});
+        }
+        const { user, system } = process.cpuUsage(before);
+        return (user + system) / 1000;
+      }, sessionFile),
+    ),
+  );
+  // A waiter that spins burns most of the two seconds.
+  expect(Math.max(...cpuMs)).toBeLessThan(500);
 });

@@ -814,3 +814,17 @@ describe("the gateway's tests", () => {
     onTestFinished(() => void process.off(signal, listener));
   }
 });
+
+test("a process that ends while it waits for its own lock leaves no lock file", async () => {
+  for (let round = 0; round < 5; round += 1) {
+    const sessionFile = path.join(temporaryFolder(), "chat.jsonl");
+    const agent = await Agent.start();
+    await agent.run(async ({ lock }, sessionFile) => {
+      await lock.acquireSessionWriteLock({ sessionFile });
+      void lock.acquireSessionWriteLock({ sessionFile, allowReentrant: false });
+      setImmediate(() => process.exit(0));
+    }, sessionFile);
+    await agent.ended;
+    expect(existsSync(`${sessionFile}.lock`)).toBe(false);
+  }
+});

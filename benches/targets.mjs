@@ -21,6 +21,7 @@ const TARGETS = [
   },
   {
     what: "uncontended pair, p50, against raw calls and two empty calls answered by the calling thread",
+    why: "Such a call costs next to nothing, so this is raw system calls alone. On top of those come finding the folder's real path (a readlink for each of its parts), two looks for what an older module may have left, a random token, the record as JSON, and the objects that JavaScript gets.",
     needs: ["uncontended"],
     value: ({ uncontended: u }) => ratio(u.addon.p50, u.raw.p50 + 2 * u["empty-release"].p50),
     atMost: 1.5,
@@ -35,6 +36,7 @@ const TARGETS = [
   },
   {
     what: "synchronous pair, p50, against raw calls",
+    why: "As above: the real path of the folder, two looks, a token, the record, the objects. Remembering the real path would save three calls, and follow a symbolic link that has been changed.",
     needs: ["synchronous"],
     value: ({ synchronous: s }) => ratio(s.addon.p50, s.raw.p50),
     atMost: 1.3,
@@ -43,6 +45,7 @@ const TARGETS = [
   ...["short", "long"].flatMap((holds) =>
     ["p50", "p99"].map((share) => ({
       what: `hand-off between two processes after ${holds} holds, ${share}, against fs-ext flock`,
+    why: "fs-ext hands over one flock and writes nothing. Here the next holder publishes a file of its own, whole and flocked (create, flock, write, link), and the last one removes its own: some 60 µs of file system on the way. Handing the same file on would show a record of somebody who no longer holds it.",
       needs: [`hand-off-${holds}`],
       value: (results) => {
         const measured = results[`hand-off-${holds}`];
@@ -54,6 +57,7 @@ const TARGETS = [
   ),
   {
     what: "hand-off inside a process, p50, against an empty call answered by the thread that does the work",
+    why: "It goes by way of the disk like any other, so that waiters of other processes have their chance.",
     needs: ["uncontended", "hand-off-inside"],
     value: ({ uncontended, "hand-off-inside": inside }) =>
       ratio(inside.addon.p50, uncontended["empty-acquire"].p50),
@@ -62,6 +66,7 @@ const TARGETS = [
   },
   {
     what: "takeover after SIGKILL, p50, against fs-ext flock",
+    why: "A takeover exchanges two files and looks at both, so that an older module's lock is never overrun.",
     needs: ["takeover"],
     value: ({ takeover: t }) => ratio(t.addon.p50, t["fs-ext"].p50),
     atMost: 1.3,
@@ -77,6 +82,7 @@ const TARGETS = [
   },
   {
     what: "eight processes: throughput, against fs-ext flock",
+    why: "Each hand-over makes and removes a file, which fs-ext doesn't, and whoever comes back at once races with the one whose turn it is, so that about every second publication is in vain. Tried, as shares of what fs-ext reached in the same minute: inotify in every waiter (0.2), standing in line (0.25), keeping the turn while waiting on (0.3), first looks and releases on the calling thread (0.45).",
     needs: ["contention"],
     value: ({ contention: c }) => ratio(c.addon.perSecond, c["fs-ext"].perSecond),
     atLeast: 1.3,
@@ -84,6 +90,7 @@ const TARGETS = [
   },
   {
     what: "eight processes: Jain index of fairness",
+    why: "Inside one line the kernel is fair; between the lines of two generations of the lock file it is a race.",
     needs: ["contention"],
     value: ({ contention }) => contention.addon.jain,
     atLeast: 0.97,
@@ -91,6 +98,7 @@ const TARGETS = [
   },
   {
     what: "eight processes: longest wait",
+    why: "Inside one line the kernel is fair; between the lines of two generations of the lock file it is a race.",
     needs: ["contention"],
     value: ({ contention }) => contention.addon.longestWaitMs,
     atMost: 150,
@@ -106,6 +114,7 @@ const TARGETS = [
   },
   {
     what: "a five-second wait: CPU time of the waiting process",
+    why: "An idle Node takes its share as well: the row of it is in the table.",
     needs: ["long-wait"],
     value: (results) => results["long-wait"].addon.cpuMs,
     atMost: 3,
@@ -113,6 +122,7 @@ const TARGETS = [
   },
   {
     what: "a five-second wait: system calls",
+    why: "Most are Node's own and those of the first look; the addon looks again every two seconds, in case that an event was lost.",
     needs: ["long-wait"],
     // Absent without strace: then this can't be said.
     value: (results) => results["long-wait"].addon.systemCalls,
@@ -121,6 +131,7 @@ const TARGETS = [
   },
   {
     what: "1,000 waiters: memory for each",
+    why: "More than half of it is V8's: a promise, the frames of the async functions that wait, an entry in a map.",
     needs: ["waiters"],
     value: ({ waiters }) => waiters["addon-waiters"].bytesPerWaiter,
     atMost: 2_000,
@@ -150,6 +161,7 @@ const TARGETS = [
   })),
   {
     what: "require(), p50, against an empty addon",
+    why: "Beside the binary there are two small files of JavaScript to read and compile.",
     needs: ["load"],
     value: ({ load }) => ratio(load.package.p50, load.empty.p50),
     atMost: 1.3,
@@ -157,6 +169,7 @@ const TARGETS = [
   },
   {
     what: "size of the binary",
+    why: "Half of it is the standard library with its printer of backtraces, serde_json, procfs and jiff. Optimising for size instead of speed saves 2 %.",
     needs: ["load"],
     value: ({ load }) => load.binaryBytes,
     atMost: 1_000_000,

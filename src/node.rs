@@ -213,6 +213,13 @@ impl Client {
         })
     }
 
+    /// For the end of the process: drops what waits, then releases every lock. A waiter that was
+    /// served only now would leave its lock file behind.
+    #[napi(catch_unwind)]
+    pub fn end(&self) {
+        registry::end(self.environment);
+    }
+
     #[napi(catch_unwind)]
     pub fn release_all(&self) -> u32 {
         u32::try_from(registry::release_all(self.environment)).unwrap_or(u32::MAX)
@@ -255,12 +262,6 @@ impl Client {
     fn ticket(&self, number: f64) -> Ticket {
         Ticket { client: self.number, number: number as u64 }
     }
-}
-
-/// Released when it returns.
-#[napi(catch_unwind)]
-pub fn release_now(handle: f64) -> Outcome {
-    released(registry::release_now(handle_from(handle)))
 }
 
 /// Whether a granted lock is still there when its caller hears of it.

@@ -231,7 +231,11 @@ impl Contended {
 
     /// Says what was in the way, as a contender with this patience sees it.
     pub fn report(&self, patience: Patience) -> Report {
-        let seen_now = || sight(Path::new(""), self.file.as_ref()?, true, false).ok()?;
+        let seen_now = || {
+            // A file without a sighting was flocked.
+            let seen = sight(Path::new(""), self.file.as_ref()?, false, false).ok()??;
+            Some(Sighting { flocked: true, ..seen })
+        };
         let sighting = self.sighting.as_deref().cloned().or_else(seen_now);
         Report {
             verdict: sighting.as_ref().map(|sighting| sighting.judge(patience)),
@@ -263,9 +267,9 @@ const MOST_TURNS: usize = 4;
 
 /// Looks again at what was in the way.
 ///
-/// Whoever has seen a file flocked, and finds the flock free, the file in its place and nobody who
-/// has it open for writing, has seen its holder die, and takes over right here. It doesn't read
-/// the file for that: a read would be seen by others who watch for readers.
+/// If its flock has come to us and the file is still in its place, its holder has died, or it was
+/// flocked only by somebody who looked at it: so it is judged like any other. It is not opened
+/// again for that: an open would be seen by those who watch for readers.
 pub fn recheck(paths: &LockPaths, claim: &Claim, contended: Contended) -> Result<Recheck> {
     let is_proved = contended.is_proved();
     let Some(file) = contended.file.clone() else {
@@ -275,27 +279,46 @@ pub fn recheck(paths: &LockPaths, claim: &Claim, contended: Contended) -> Result
     if is_proved && is_in_place {
         return Ok(Recheck::Still(contended));
     }
+    let mut turns = contended.turns;
     let is_ours = !is_proved && contended.witness == Some(Witness::Flock);
-    let has_died = is_ours
-        && is_in_place
-        && witness::writer(&file, witness::is_local(&file)) == Testimony::NoWriter
-        && !is_guarded(paths);
-    if has_died {
+    if is_ours && !is_in_place {
+        if turns.len() < MOST_TURNS {
+            turns.push(Turn(file));
+        }
+        return Ok(Recheck::Gone(turns));
+    }
+    if is_ours && !is_guarded(paths) && is_dead(paths, claim, &file)? {
         let id = sys::status_of(&file).during("fstat", &paths.lock)?.id;
         let dead = DeadLock { file: Arc::clone(&file), id };
         if let Takeover::Done(mut held) = take_over(paths, claim, &dead)? {
-            held.turns = contended.turns;
-            held.turns.push(Turn(file));
+            turns.push(Turn(file));
+            held.turns = turns;
             return Ok(Recheck::TakenOver(held));
         }
     }
-    let mut turns = contended.turns;
-    // One that is still in its place is no turn but a lock to be judged: keeping its flock would
-    // make it look alive, to ourselves as well.
-    if is_ours && !is_in_place && turns.len() < MOST_TURNS {
-        turns.push(Turn(file));
+    if is_ours {
+        // Others share this open file (who stood in line for it), and our own flock would make it
+        // look alive, to ourselves as well.
+        sys::unlock(&file).or_else(without_flock).during("flock", &paths.lock)?;
     }
     Ok(Recheck::Gone(turns))
+}
+
+/// Judges a file whose flock is ours.
+fn is_dead(paths: &LockPaths, claim: &Claim, file: &File) -> Result<bool> {
+    /// The kernel frees a dying process's flock a moment before it stops counting it as a writer.
+    const LOOKS: usize = 200;
+
+    for _ in 0..LOOKS {
+        let Some(sighting) = sight(&paths.lock, file, true, claim.is_held_here)? else {
+            return Ok(false);
+        };
+        if sighting.testimony != Testimony::Writer {
+            return Ok(!sighting.judge(claim.patience).is_alive);
+        }
+        std::thread::yield_now();
+    }
+    Ok(false)
 }
 
 /// Who was in the way, for those who want to know.
@@ -432,7 +455,8 @@ fn look(paths: &LockPaths, claim: &Claim) -> Result<Look> {
         Err(cause) if is_not_ours_to_read(&cause) => return Ok(Look::Alive(cause.into())),
         Err(error) => return Err(error),
     };
-    if take_flock(path, &mut file)? == Err(Errno::WOULDBLOCK) {
+    let flock = take_flock(path, &mut file)?;
+    if flock == Err(Errno::WOULDBLOCK) {
         // The proof is there: what the file says need not even be read.
         let (file, witness) = (Some(Arc::new(file)), Some(Witness::Flock));
         return Ok(Look::Alive(Contended { file, witness, ..Contended::default() }));
@@ -442,7 +466,7 @@ fn look(paths: &LockPaths, claim: &Claim) -> Result<Look> {
     if !names(path, &file, None)? {
         return Ok(Look::Moved);
     }
-    let sighting = match sight(path, &file, false, claim.is_held_here) {
+    let sighting = match sight(path, &file, flock.is_ok(), claim.is_held_here) {
         Ok(Some(sighting)) => sighting,
         Ok(None) => return Ok(Look::Moved),
         // Where flock is mandatory (SMB), reading somebody's locked file is refused.
@@ -501,19 +525,27 @@ impl From<Error> for Contended {
 }
 
 /// Reads what the file says and asks the kernel about it. `None` if the file is gone.
-fn sight(path: &Path, file: &File, flocked: bool, is_held_here: bool) -> Result<Option<Sighting>> {
+///
+/// `has_flock`: whether its flock is ours. Where flock doesn't work, a free one proves nothing, and
+/// the file system is not to be trusted any more than another machine's.
+fn sight(
+    path: &Path,
+    file: &File,
+    has_flock: bool,
+    is_held_here: bool,
+) -> Result<Option<Sighting>> {
     let status = sys::status_of(file).during("fstat", path)?;
     let bytes = match sys::read(file) {
         Ok(bytes) => bytes,
         Err(Errno::STALE) => return Ok(None),
         Err(errno) => return Err(errno).during("read", path),
     };
-    let is_local = witness::is_local(file);
+    let is_local = has_flock && witness::is_local(file);
     Ok(Some(Sighting {
         record: Record::decode(&bytes),
         modified_ms: status.modified_ms,
-        flocked,
-        testimony: if flocked { Testimony::None } else { witness::writer(file, is_local) },
+        flocked: false,
+        testimony: witness::writer(file, is_local),
         is_local,
         is_held_here,
     }))

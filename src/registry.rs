@@ -115,11 +115,14 @@ struct Queue {
 }
 
 /// Something in the way, and who tells us when it changes.
+#[derive(Default)]
 struct Obstacle {
     contended: Contended,
     change: Option<Watch>,
     exit: Option<Watch>,
     place: Option<wait::Place>,
+    /// Its process was alive when it was judged, and gone when it was to be watched.
+    has_ended: bool,
     /// How often it was still there since something last happened to it.
     quiet_looks: u32,
 }
@@ -302,11 +305,6 @@ pub fn release(handle: Handle, done: Box<dyn FnOnce(Result<()>) + Send>) {
     }
 }
 
-/// The same, done when it returns.
-pub fn release_now(handle: Handle) -> Result<()> {
-    with_registry(|registry| registry.give_back(handle)).map_or(Ok(()), put_down_and_tell)
-}
-
 /// Gives back every lock of an environment, however often it was re-entered, before it returns.
 /// Says how many there were.
 pub fn release_all(environment: Environment) -> usize {
@@ -484,6 +482,12 @@ enum Task {
 /// One look at the lock.
 fn step(paths: &LockPaths) -> Next {
     let now = Instant::now();
+    // Before anything is looked at: whoever comes from here on is heard.
+    with_registry(|registry| {
+        if let Some(queue) = registry.queues.get_mut(paths) {
+            queue.look_again = false;
+        }
+    });
     share_held_lock(paths);
     let task = match with_registry(|registry| registry.next_task(paths)) {
         Ok(task) => task,
@@ -519,7 +523,7 @@ fn step(paths: &LockPaths) -> Next {
 
 /// Looks again at what the last look found in the way.
 fn meet_again(paths: &LockPaths, now: Instant, claim: &Claim, obstacle: Obstacle) -> Next {
-    let Obstacle { contended, change, exit, place, quiet_looks } = obstacle;
+    let Obstacle { contended, change, exit, place, quiet_looks, .. } = obstacle;
     match protocol::recheck(paths, claim, contended) {
         Ok(Recheck::Still(contended)) => {
             // By now it is worth knowing whether others read the file.
@@ -528,7 +532,9 @@ fn meet_again(paths: &LockPaths, now: Instant, claim: &Claim, obstacle: Obstacle
                 wait::for_reads(contended.file()?)
             });
             let quiet_looks = quiet_looks.saturating_add(1);
-            keep_waiting(paths, now, Obstacle { contended, change, exit, place, quiet_looks })
+            let has_ended = false;
+            let obstacle = Obstacle { contended, change, exit, place, has_ended, quiet_looks };
+            keep_waiting(paths, now, obstacle)
         }
         Ok(Recheck::TakenOver(lock)) => conclude(paths, now, Ok(Attempt::TakenOver(lock)), change),
         Ok(Recheck::Gone(turns)) => {
@@ -560,10 +566,10 @@ fn conclude(
             let obstacle = watch_obstacle(paths, contended);
             // Whatever happened before there was a watch has to be found out now. (In line nothing
             // is missed, and where nothing is told another look is due soon.)
-            if !obstacle.is_watched()
+            let is_as_it_was = !obstacle.is_watched()
                 || obstacle.place.is_some()
-                || obstacle.contended.is_still_there(paths)
-            {
+                || obstacle.contended.is_still_there(paths);
+            if is_as_it_was && !obstacle.has_ended {
                 return keep_waiting(paths, now, obstacle);
             }
         }
@@ -575,7 +581,7 @@ fn conclude(
 /// Has us told when what is in the way changes.
 fn watch_obstacle(paths: &LockPaths, contended: Contended) -> Obstacle {
     let Some(file) = contended.file() else {
-        return Obstacle { contended, change: None, exit: None, place: None, quiet_looks: 0 };
+        return Obstacle { contended, ..Obstacle::default() };
     };
     let is_local = witness::is_local(file);
     let look = || {
@@ -595,8 +601,10 @@ fn watch_obstacle(paths: &LockPaths, contended: Contended) -> Obstacle {
     let place = (is_local && is_flocked).then(|| wait::in_line(file, look())).flatten();
     let is_blind = is_local && place.is_none();
     let change = is_blind.then(|| wait::on_change(file, look())).flatten();
-    let exit = contended.pid_to_outlive().and_then(|pid| wait::on_exit(pid, look()));
-    Obstacle { contended, change, exit, place, quiet_looks: Obstacle::QUIET }
+    let exit = contended.pid_to_outlive().map(|pid| wait::on_exit(pid, look()));
+    let has_ended = matches!(exit, Some(Err(Errno::SRCH)));
+    let exit = exit.and_then(std::result::Result::ok);
+    Obstacle { contended, change, exit, place, has_ended, quiet_looks: Obstacle::QUIET }
 }
 
 /// Sends those home whose deadline has come, and sleeps for the others.
@@ -632,7 +640,11 @@ fn sleep(paths: &LockPaths, until: Instant) -> Next {
     let alarm = match wait::at(until, look) {
         Ok(alarm) => alarm,
         Err(errno) => {
-            // Nothing would ever look again.
+            // Nothing would ever look again, not even when a takeover has settled.
+            let settling = with_registry(|r| r.queues.get_mut(paths)?.settling.take());
+            if let Some((lock, _)) = settling {
+                let _ = lock.release();
+            }
             let path = paths.lock().to_owned();
             refuse_first(paths, Error::System { errno, syscall: "epoll_create", path });
             return Next::Again;
@@ -846,7 +858,6 @@ impl Registry {
         let Some(queue) = self.queues.get_mut(paths) else {
             return Err(None);
         };
-        queue.look_again = false;
         if let Some((lock, until)) = queue.settling.take() {
             return Ok(Task::Settle(lock, until));
         }

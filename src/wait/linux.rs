@@ -8,7 +8,7 @@
 //! * `IN_MOVE_SELF` comes when somebody moves it away;
 //! * `IN_CLOSE_WRITE` comes when a writer closes it, and a dying process closes everything;
 //! * `IN_DELETE_SELF` comes only after the last close, and is too late for anything but safety;
-//! * `IN_ACCESS` comes when somebody reads the file, which is no change, but worth knowing.
+//! * `IN_OPEN` comes when somebody opens the file, perhaps to read it: no change, but worth knowing.
 
 use std::fs::File;
 use std::mem::MaybeUninit;
@@ -32,8 +32,10 @@ pub enum Token {
 /// What has happened to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    Read,
+    Opened,
     Changed,
+    /// Whatever: the kernel had more to tell than it could keep.
+    Overflow,
 }
 
 /// Marks in the epoll set; a pidfd goes by its number, which is neither.
@@ -88,11 +90,11 @@ impl Events {
 
     pub fn watch_file(&self, file: &File) -> Result<Token> {
         let links = WatchFlags::ATTRIB | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
-        self.watch(file, links | WatchFlags::CLOSE_WRITE | WatchFlags::ACCESS)
+        self.watch(file, links | WatchFlags::CLOSE_WRITE | WatchFlags::OPEN)
     }
 
     pub fn watch_reads(&self, file: &File) -> Result<Token> {
-        self.watch(file, WatchFlags::ACCESS)
+        self.watch(file, WatchFlags::OPEN)
     }
 
     fn watch(&self, file: &File, mask: WatchFlags) -> Result<Token> {
@@ -128,8 +130,10 @@ impl Events {
         let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
         while let Ok(event) = reader.next() {
             let what = event.events();
-            if what.contains(ReadFlags::ACCESS) {
-                tell(Token::File(event.wd()), Change::Read);
+            if what.contains(ReadFlags::QUEUE_OVERFLOW) {
+                tell(Token::File(event.wd()), Change::Overflow);
+            } else if what.contains(ReadFlags::OPEN) {
+                tell(Token::File(event.wd()), Change::Opened);
             } else if !what.contains(ReadFlags::IGNORED) {
                 // `IGNORED` only says that a watch is over.
                 tell(Token::File(event.wd()), Change::Changed);

@@ -76,7 +76,7 @@ struct Agenda {
 struct Subscription {
     number: u64,
     callback: Callback,
-    /// Since when nobody has read the file.
+    /// Since when nobody has opened the file, to read it.
     unread_since: Instant,
 }
 
@@ -150,15 +150,17 @@ pub fn for_reads(file: &File) -> Option<Watch> {
     Some(agenda.subscribe(token, Arc::new(|| {})))
 }
 
-/// Calls back when the process has ended. `None` where that can't be watched, or it has already.
-pub fn on_exit(pid: i32, callback: impl Fn() + Send + Sync + 'static) -> Option<Watch> {
+/// Calls back when the process has ended.
+///
+/// # Errors
+/// `ESRCH` if it has ended already; others where that can't be watched.
+pub fn on_exit(pid: i32, callback: impl Fn() + Send + Sync + 'static) -> Result<Watch> {
     if is_timers_only() {
-        return None;
+        return Err(Errno::NOSYS);
     }
     let mut agenda = agenda();
-    let events = agenda.events().ok()?;
-    let token = events.watch_process(pid).ok()?;
-    Some(agenda.subscribe(token, Arc::new(callback)))
+    let token = agenda.events()?.watch_process(pid)?;
+    Ok(agenda.subscribe(token, Arc::new(callback)))
 }
 
 /// What woke the thread so far.
@@ -170,8 +172,8 @@ pub fn wake_ups() -> WakeUps {
 }
 
 impl Watch {
-    /// Since when nobody has read the watched file, for all that the kernel has told until now; at
-    /// most since this watch began.
+    /// Since when nobody has opened the watched file to read it, for all that the kernel has told
+    /// until now; at most since this watch began.
     pub fn unread_since(&self) -> Instant {
         let mut agenda = agenda();
         if agenda.collect_changes()
@@ -259,7 +261,7 @@ impl Agenda {
         (limit, is_empty)
     }
 
-    /// Reads what the kernel has to tell: notes who was read, and keeps what has changed for the
+    /// Reads what the kernel has to tell: notes what was opened, and keeps what has changed for the
     /// thread. Says whether there is such.
     fn collect_changes(&mut self) -> bool {
         let Some(events) = self.events.clone() else {
@@ -267,9 +269,17 @@ impl Agenda {
         };
         let (now, watches, unhandled) = (Instant::now(), &mut self.watches, &mut self.unhandled);
         events.read_changes(|token, change| match change {
-            Change::Read => {
+            Change::Opened => {
                 for watch in watches.get_mut(&token).into_iter().flatten() {
                     watch.unread_since = now;
+                }
+            }
+            Change::Overflow => {
+                for (token, watches) in watches.iter_mut() {
+                    unhandled.push(*token);
+                    for watch in watches {
+                        watch.unread_since = now;
+                    }
                 }
             }
             Change::Changed if unhandled.contains(&token) => {}

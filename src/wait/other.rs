@@ -10,9 +10,11 @@ use rustix::io::{Errno, Result};
 pub enum Token {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(dead_code, reason = "nothing is ever told here")]
 pub enum Change {
-    Read,
+    Opened,
     Changed,
+    Overflow,
 }
 
 #[derive(Default)]
