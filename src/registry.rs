@@ -602,7 +602,8 @@ fn watch_obstacle(paths: &LockPaths, contended: Contended) -> Obstacle {
     let is_blind = is_local && place.is_none();
     let change = is_blind.then(|| wait::on_change(file, look())).flatten();
     let exit = contended.pid_to_outlive().map(|pid| wait::on_exit(pid, look()));
-    let has_ended = matches!(exit, Some(Err(Errno::SRCH)));
+    // With a witness the pid means nothing: it may be another namespace's.
+    let has_ended = contended.witness().is_none() && matches!(exit, Some(Err(Errno::SRCH)));
     let exit = exit.and_then(std::result::Result::ok);
     Obstacle { contended, change, exit, place, has_ended, quiet_looks: Obstacle::QUIET }
 }
