@@ -526,8 +526,8 @@ impl From<Error> for Contended {
 
 /// Reads what the file says and asks the kernel about it. `None` if the file is gone.
 ///
-/// `has_flock`: whether its flock is ours. Where flock doesn't work, a free one proves nothing, and
-/// the file system is not to be trusted any more than another machine's.
+/// `has_flock`: whether its flock is ours. Where flock doesn't work, nothing follows from there being
+/// none.
 fn sight(
     path: &Path,
     file: &File,
@@ -540,11 +540,12 @@ fn sight(
         Err(Errno::STALE) => return Ok(None),
         Err(errno) => return Err(errno).during("read", path),
     };
-    let is_local = has_flock && witness::is_local(file);
+    let is_local = witness::is_local(file);
     Ok(Some(Sighting {
         record: Record::decode(&bytes),
         modified_ms: status.modified_ms,
         flocked: false,
+        has_flock,
         testimony: witness::writer(file, is_local),
         is_local,
         is_held_here,

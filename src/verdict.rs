@@ -44,6 +44,8 @@ pub struct Sighting {
     pub modified_ms: i64,
     /// Whether somebody had the flock.
     pub flocked: bool,
+    /// Whether we have the flock, so that nobody else can.
+    pub has_flock: bool,
     /// Whether somebody could be proved to have it open.
     pub testimony: Testimony,
     /// Whether the file system is this kernel's own.
@@ -151,7 +153,7 @@ impl Sighting {
         // How long it is alive: for good, not at all, or until some age.
         let life = match evidence {
             _ if witness.is_some() => Life::Proved,
-            _ if self.is_by_flock_holder() && self.is_local => Life::Over,
+            _ if self.is_by_flock_holder() && self.is_local && self.has_flock => Life::Over,
             Evidence::Gone(_) => Life::Over,
             // Its release closed the file and then could not remove it.
             Evidence::Same if no_writer => Life::until(known_age_ms, patience.stale_ms),
@@ -282,6 +284,7 @@ mod tests {
             record: Some(record),
             modified_ms: Timestamp::now().as_millisecond(),
             flocked: false,
+            has_flock: true,
             testimony: Testimony::NoWriter,
             is_local: true,
             is_held_here: false,
