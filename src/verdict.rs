@@ -36,6 +36,7 @@ impl Patience {
 }
 
 /// Everything that was seen of a lock file.
+#[expect(clippy::struct_excessive_bools, reason = "facts, independent of each other")]
 #[derive(Debug, Clone)]
 pub struct Sighting {
     /// What it says, if anything.
