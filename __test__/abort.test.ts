@@ -19,17 +19,12 @@ import {
   temporaryFolder,
   type Tools,
   until,
+  newSession,
 } from "./support.js";
 
 afterEach(() => {
   releaseAllSessionWriteLocks();
 });
-
-function newSession(): { folder: string; sessionFile: string; lockPath: string } {
-  const folder = temporaryFolder();
-  const sessionFile = path.join(folder, "chat.jsonl");
-  return { folder, sessionFile, lockPath: `${sessionFile}.lock` };
-}
 
 /** Not the environment's own lock once more. */
 const LIKE_ANOTHER = { allowReentrant: false };

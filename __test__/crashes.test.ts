@@ -10,7 +10,7 @@ import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync 
 import path from "node:path";
 import { expect, onTestFinished } from "vitest";
 
-import { Agent, temporaryFolder, testWith, type Tools } from "./support.js";
+import { Agent, temporaryFolder, testWith, type Tools, attempt } from "./support.js";
 
 const straceTest = testWith("strace");
 
@@ -119,19 +119,6 @@ async function warmAgent(): Promise<Agent> {
   await agent.acquire({ sessionFile });
   await agent.release(sessionFile);
   return agent;
-}
-
-/** One attempt; a lock that it gives is kept. */
-async function attempt({ lock, kept }: Tools, sessionFile: string): Promise<boolean> {
-  try {
-    kept.set(sessionFile, await lock.acquireSessionWriteLock({ sessionFile, timeoutMs: 1 }));
-    return true;
-  } catch (error: any) {
-    if (error.code === "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT") {
-      return false;
-    }
-    throw error;
-  }
 }
 
 /**

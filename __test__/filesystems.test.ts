@@ -26,7 +26,7 @@ import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 
 import { acquireSessionWriteLock } from "../index.js";
-import { Agent, skipAloud, succeeds, temporaryFolder, testWith, type Tools } from "./support.js";
+import { Agent, skipAloud, succeeds, temporaryFolder, testWith, type Tools, attempt } from "./support.js";
 
 const rootTest = testWith("root");
 const mountTest = testWith("root", "mounts");
@@ -220,19 +220,6 @@ async function enter({ lock, require }: Tools, sessionFile: string, rounds: numb
     fs.appendFileSync(sessionFile, "x");
     fs.unlinkSync(`${sessionFile}.inside`);
     await held.release();
-  }
-}
-
-/** One attempt; a lock that it gives is kept. */
-async function attempt({ lock, kept }: Tools, sessionFile: string): Promise<boolean> {
-  try {
-    kept.set(sessionFile, await lock.acquireSessionWriteLock({ sessionFile, timeoutMs: 1 }));
-    return true;
-  } catch (error: any) {
-    if (error.code === "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT") {
-      return false;
-    }
-    throw error;
   }
 }
 

@@ -21,6 +21,13 @@ export function temporaryFolder(parent = tmpdir()): string {
   return folder;
 }
 
+/** A session that nobody has used yet. */
+export function newSession(): { folder: string; sessionFile: string; lockPath: string } {
+  const folder = temporaryFolder();
+  const sessionFile = path.join(folder, "chat.jsonl");
+  return { folder, sessionFile, lockPath: `${sessionFile}.lock` };
+}
+
 /** What a function that runs in an agent is given first. */
 export interface Tools {
   lock: typeof api;
@@ -282,4 +289,17 @@ export function testWith(...rights: (keyof typeof RIGHTS)[]) {
 export function skipAloud(name: string, lack: string): void {
   process.stderr.write(`SKIPPED here for lack of ${lack}: ${name}\n`);
   test.skip(`${name} (needs ${lack})`, () => {});
+}
+
+/** For agents: one attempt; a lock that it gives is kept. */
+export async function attempt({ lock, kept }: Tools, sessionFile: string): Promise<boolean> {
+  try {
+    kept.set(sessionFile, await lock.acquireSessionWriteLock({ sessionFile, timeoutMs: 1 }));
+    return true;
+  } catch (error: any) {
+    if (error.code === "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT") {
+      return false;
+    }
+    throw error;
+  }
 }

@@ -20,7 +20,7 @@ import {
   releaseAllSessionWriteLocks,
   tryAcquireSessionWriteLock,
 } from "../index.js";
-import { Agent, asAnotherUser, root, temporaryFolder, testWith, type Tools } from "./support.js";
+import { Agent, asAnotherUser, root, temporaryFolder, testWith, type Tools, newSession } from "./support.js";
 
 /** No matter how busy the machine is, this is no wait: the default one takes 10 s. */
 const AT_ONCE_MS = 1_000;
@@ -30,12 +30,6 @@ const LIKE_ANOTHER = { allowReentrant: false };
 afterEach(() => {
   releaseAllSessionWriteLocks();
 });
-
-function newSession(): { folder: string; sessionFile: string; lockPath: string } {
-  const folder = temporaryFolder();
-  const sessionFile = path.join(folder, "chat.jsonl");
-  return { folder, sessionFile, lockPath: `${sessionFile}.lock` };
-}
 
 /** Tries, and says what was thrown; must not wait. */
 function attempt(options: AcquireOptions) {
