@@ -329,7 +329,7 @@ pub fn recheck(
     let Some(file) = &contended.file else {
         return Ok(Recheck::Gone);
     };
-    if is_ours && !is_guarded(paths) && file.is_heritable() {
+    if is_ours && file.is_heritable() {
         let inherited = succession::inherit(paths, claim, file.clone(), None)?;
         return Ok(inherited.map_or(Recheck::Gone, Recheck::Ended));
     }
@@ -338,10 +338,13 @@ pub fn recheck(
         return Ok(Recheck::Still(contended));
     }
     let is_dead = || is_dead(paths, claim, &file.file);
-    if is_ours && is_in_place && !is_guarded(paths) && is_dead()? {
-        if let Takeover::Done(held) = take_over(paths, claim, file)? {
-            return Ok(Recheck::Ended(Attempt::TakenOver(held)));
-        }
+    if is_ours
+        && is_in_place
+        && !is_guarded(paths)
+        && is_dead()?
+        && let Takeover::Done(held) = take_over(paths, claim, file)?
+    {
+        return Ok(Recheck::Ended(Attempt::TakenOver(held)));
     }
     if is_ours {
         // Others may share this open file, and our own flock would make it look alive, to ourselves
@@ -496,15 +499,15 @@ pub fn attempt(paths: &LockPaths, claim: &Claim) -> Result<Attempt> {
         match look(paths, claim)? {
             Look::Alive(contended) => return Ok(Attempt::Contended(contended)),
             Look::Moved => {}
+            Look::Dead(dead) if dead.is_heritable() => {
+                if let Some(attempt) = succession::inherit(paths, claim, dead, None)? {
+                    return Ok(attempt);
+                }
+            }
             _ if is_guarded(paths) => break,
             Look::Vacant => {
                 if let Some(held) = publish(paths, claim)? {
                     return Ok(Attempt::Acquired(held));
-                }
-            }
-            Look::Dead(dead) if dead.is_heritable() => {
-                if let Some(attempt) = succession::inherit(paths, claim, dead, None)? {
-                    return Ok(attempt);
                 }
             }
             Look::Dead(dead) => match take_over(paths, claim, &dead)? {

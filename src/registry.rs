@@ -651,10 +651,10 @@ fn meet_again(paths: &LockPaths, now: Instant, claim: &Claim, obstacle: Obstacle
     let Obstacle { contended, change, exit, place, quiet_looks, .. } = obstacle;
     match protocol::recheck(paths, claim, contended, line) {
         Ok(Recheck::Still(contended)) => {
-            // By now it is worth knowing whether others read the file.
+            // By now it is worth knowing whether others read the file, or take it away.
             let change = change.or_else(|| {
                 place.as_ref()?;
-                wait::for_reads(contended.file()?)
+                wait::on_removal(contended.file()?, look_again(paths, true))
             });
             let quiet_looks = quiet_looks.saturating_add(1);
             let has_ended = false;
@@ -700,6 +700,20 @@ fn conclude(
     Next::Again
 }
 
+/// To be called when something has happened to what is in the way.
+fn look_again(paths: &LockPaths, is_local: bool) -> impl Fn() + Send + Sync + 'static {
+    let paths = paths.clone();
+    move || {
+        with_registry(|registry| {
+            if let Some(queue) = registry.queues.get_mut(&paths) {
+                queue.is_stirred = true;
+            }
+        });
+        // A look at a local file is quick enough to be had right here.
+        if is_local { serve(&paths) } else { serve_elsewhere(paths.clone()) }
+    }
+}
+
 /// Has us told when what is in the way changes.
 fn watch_obstacle(paths: &LockPaths, mut contended: Contended) -> Obstacle {
     let Some(file) = contended.file().map(Arc::clone) else {
@@ -707,18 +721,7 @@ fn watch_obstacle(paths: &LockPaths, mut contended: Contended) -> Obstacle {
     };
     let is_local = with_registry(|registry| registry.is_known_local(Some(paths.folder())))
         || witness::is_local(&file);
-    let look = || {
-        let paths = paths.clone();
-        move || {
-            with_registry(|registry| {
-                if let Some(queue) = registry.queues.get_mut(&paths) {
-                    queue.is_stirred = true;
-                }
-            });
-            // A look at a local file is quick enough to be had right here.
-            if is_local { serve(&paths) } else { serve_elsewhere(paths.clone()) }
-        }
-    };
+    let look = || look_again(paths, is_local);
     let is_flocked = contended.witness() == Some(Witness::Flock);
     // Elsewhere another machine may release it, and nobody would tell.
     let has_line = is_local && is_flocked && wait::has_lines();
@@ -746,10 +749,10 @@ fn stand_in_line(
 ) -> Option<wait::Place> {
     let waited_for = Arc::new(waited_for);
     let in_line = Arc::clone(&waited_for);
-    let lock = paths.clone();
+    let owned_paths = paths.clone();
     let place = wait::in_line(file, move |arrival| match arrival {
         Arrival::InTime => look(),
-        Arrival::TooLate => in_line.decline(&lock),
+        Arrival::TooLate => in_line.decline(&owned_paths),
     });
     if place.is_none() {
         waited_for.leave();
@@ -986,7 +989,7 @@ impl Obstacle {
     fn recheck_after(&self, blind_looks: u32) -> Duration {
         /// Events can be lost: a queue of them can overflow, and a contender can die at a bad
         /// moment.
-        const SAFETY_NET: Duration = Duration::from_secs(2);
+        const SAFETY_NET: Duration = Duration::from_secs(10);
         /// Where nobody tells, looking about 30 times a second is a compromise.
         const LONGEST_BLIND: Duration = Duration::from_millis(32);
 
@@ -999,8 +1002,8 @@ impl Obstacle {
             Duration::from_millis(1 << blind_looks.min(5)).min(LONGEST_BLIND)
         } else if self.contended.witness() == Some(Witness::OpenForWriting) {
             // The kernel tells that a writer closes the file a moment before it stops counting it
-            // as one: after 4, 32 and 256 ms it surely has.
-            Duration::from_millis(4 << (3 * self.quiet_looks.min(Self::QUIET))).min(SAFETY_NET)
+            // as one: after 4, 32 and 256 ms it surely has, and after that every 2 s.
+            Duration::from_millis(4 << (3 * self.quiet_looks.min(Self::QUIET)))
         } else {
             SAFETY_NET
         };
