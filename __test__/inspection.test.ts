@@ -20,6 +20,7 @@ import { describe, expect, onTestFinished, test } from "vitest";
 
 import {
   acquireSessionWriteLock,
+  cleanStaleLockFiles,
   getProcessStartTime,
   inspectSessionLock,
   type SessionLockRecord,
@@ -397,6 +398,40 @@ describe("an inspection", () => {
     }
     expect(verdicts["dead"]).toBeGreaterThanOrEqual(30 * 50 * 0.99);
     expect(verdicts["unknown"]).toBe(0);
+  });
+
+  test("of a lock that goes from hand to hand never finds it dead, and never half a record", async () => {
+    const { sessionFile, folder } = newSession();
+    const agents = await Promise.all([Agent.start(), Agent.start(), Agent.start()]);
+    let isOver = false;
+    const traffic = Promise.all(
+      agents.map((agent) =>
+        agent.run(async ({ lock }, sessionFile) => {
+          for (let round = 0; round < 1_000; round += 1) {
+            const held = await lock.acquireSessionWriteLock({ sessionFile, timeoutMs: 60_000 });
+            await new Promise(setImmediate);
+            await held.release();
+          }
+        }, sessionFile),
+      ),
+    ).finally(() => {
+      isOver = true;
+    });
+    const pids = agents.map(({ pid }) => pid);
+    const verdicts: Record<string, number> = { held: 0, unknown: 0, dead: 0 };
+    while (!isOver) {
+      const found = await inspectSessionLock(sessionFile);
+      if (found) {
+        verdicts[found.verdict]! += 1;
+        expect([...pids, null]).toContain(found.pid);
+        expect(found.pid === null || found.holder!.token !== undefined).toBe(true);
+      }
+      const { cleaned } = await cleanStaleLockFiles({ sessionsDir: folder });
+      expect(cleaned).toEqual([]);
+    }
+    await traffic;
+    expect(verdicts["dead"], JSON.stringify(verdicts)).toBe(0);
+    expect(verdicts["held"]).toBeGreaterThan(0);
   });
 
   test("says of the holder what the error at the deadline says", async () => {

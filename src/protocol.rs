@@ -19,7 +19,8 @@
 //! **Older processes** know nothing of flocks, and remove a lock that they think dead by its path,
 //! blindly. One of them may have put its own new lock there between our look and our rename, so
 //! the dead file is *exchanged* for ours, and what comes out is looked at: if it isn't the dead
-//! inode, it goes back. And one that has read the dead record may be just about to remove what is
+//! inode, it goes back. (A dead file of our own kind is not replaced but written over, under the same
+//! flock: see [`succession`].) And one that has read the dead record may be just about to remove what is
 //! at the path by now. So a takeover counts only if the path is still ours some moments
 //! ([`SETTLE`]) after the last moment in which the dead record can have been read. Who came upon
 //! the dead file waits that long; who has watched the file knows whether anybody read it, and
@@ -30,15 +31,18 @@
 //! creation keeps a second contender out.
 //!
 //! **Release.** Still our inode at the path: unlink, then unlock, then close, in this order,
-//! so that whoever gets the flock finds the name gone.
+//! so that whoever gets the flock finds the name gone. If somebody stands in line for it, it is
+//! [handed on](succession) instead.
 //!
 //! Nothing here sleeps, and no loop is unbounded: who loses too many rounds is told that the lock
 //! is contended and comes again.
 
 pub mod inspection;
+mod succession;
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +56,8 @@ use crate::record::{DeclaredWitness, Record};
 use crate::sys::{self, FileId, Lease, Status};
 use crate::verdict::{self, Patience, Sighting, Verdict};
 use crate::witness::{self, Testimony, Witness};
+
+pub use succession::{Cleared, HandedOn};
 
 /// How long after the last read of a dead record the path must still be ours: longer than an older
 /// process takes between reading it and removing the path.
@@ -68,11 +74,26 @@ const ABANDONED_AFTER_MS: i64 = 30_000;
 const NAME_MAX: usize = 255;
 
 /// Where a session's lock is. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct LockPaths(Arc<Paths>);
 
+/// The lock file says it all; the other paths follow from it.
+impl PartialEq for LockPaths {
+    fn eq(&self, other: &Self) -> bool {
+        self.lock == other.lock
+    }
+}
+
+impl Eq for LockPaths {}
+
+impl Hash for LockPaths {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.lock.as_os_str().hash(state);
+    }
+}
+
 /// The paths behind a [`LockPaths`].
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 pub struct Paths {
     lock: PathBuf,
     folder: PathBuf,
@@ -182,21 +203,34 @@ pub enum Attempt {
 #[derive(Debug, Default)]
 pub struct Contended {
     /// `None` if there is none, or none that we may open.
-    file: Option<Arc<File>>,
+    file: Option<LockFile>,
     /// `None` for a flocked file: nothing else needed to be asked.
     sighting: Option<Box<Sighting>>,
     witness: Option<Witness>,
     /// In how many milliseconds the lock's age alone would decide otherwise.
     matures_in_ms: Option<u64>,
     cause: Option<Error>,
-    /// What we stood in line for before, and missed.
-    turns: Vec<Turn>,
 }
 
 impl Contended {
+    /// Behind a file that somebody has the flock of.
+    pub fn by_flock(file: LockFile) -> Self {
+        Self { file: Some(file), witness: Some(Witness::Flock), ..Self::default() }
+    }
+
     /// The file in the way.
     pub fn file(&self) -> Option<&Arc<File>> {
-        self.file.as_ref()
+        self.file.as_ref().map(|file| &file.file)
+    }
+
+    /// Makes it a file that one can stand in line for, and says so to its holder: opened by us alone,
+    /// so that its flock is nobody else's in this process; and writable, if it may be written over.
+    pub fn prepare_for_line(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.prepare_for_line();
+            // Who can't tell the holder stands in line all the same: the holder then removes the file.
+            let _ = sys::mark(&file.file, succession::LINE);
+        }
     }
 
     /// What proved that it has to be respected.
@@ -218,21 +252,25 @@ impl Contended {
         record.pid.filter(|_| is_our_number)
     }
 
+    /// To tell its holder that we don't wait any more, or to decline what comes all the same.
+    pub fn waited_for(&self) -> Option<WaitedFor> {
+        self.file.clone().map(WaitedFor)
+    }
+
     /// Whether nothing has changed: the proof, if there was one, and the file at the path. Then a
     /// watch that was set up before will tell of any change.
     ///
     /// The path has to be asked in any case: a file that has been released already may be flocked
     /// for a moment by another contender, whose closing it nobody would tell.
     pub fn is_still_there(&self, paths: &LockPaths) -> bool {
-        let file = self.file.as_ref();
-        (self.witness.is_none() || self.is_proved())
-            && file.is_some_and(|file| names(&paths.lock, file, None).unwrap_or(false))
+        let is_at_path = |file| names(&paths.lock, file, None).unwrap_or(false);
+        (self.witness.is_none() || self.is_proved()) && self.file.as_ref().is_some_and(is_at_path)
     }
 
     fn is_proved(&self) -> bool {
         match (&self.file, self.witness) {
-            (Some(file), Some(Witness::Flock)) => sys::flock(file) == Err(Errno::WOULDBLOCK),
-            (Some(file), Some(Witness::OpenForWriting)) => sys::lease(file) == Lease::Refused,
+            (Some(file), Some(Witness::Flock)) => sys::flock(&file.file) == Err(Errno::WOULDBLOCK),
+            (Some(file), Some(Witness::OpenForWriting)) => sys::lease(&file.file) == Lease::Refused,
             _ => false,
         }
     }
@@ -241,7 +279,7 @@ impl Contended {
     fn sighting(&self) -> Option<Sighting> {
         let seen_now = || {
             // A file without a sighting was flocked.
-            let seen = sight(Path::new(""), self.file.as_ref()?, false, false).ok()??;
+            let seen = sight(Path::new(""), self.file()?, false, false).ok()??;
             Some(Sighting { flocked: true, ..seen })
         };
         self.sighting.as_deref().cloned().or_else(seen_now)
@@ -258,80 +296,88 @@ impl Contended {
     }
 }
 
+/// A file that somebody stands in line for, or stood.
+#[derive(Debug)]
+pub struct WaitedFor(LockFile);
+
+impl WaitedFor {
+    /// Takes back what [`Contended::prepare_for_line`] has said.
+    pub fn leave(&self) {
+        let _ = sys::take_marks_away(&self.0.file); // at the latest when it is closed
+    }
+
+    /// Gives up its flock, which came too late.
+    pub fn decline(&self, paths: &LockPaths) {
+        succession::decline(paths, &self.0);
+    }
+}
+
 /// What became of something that was in the way.
 #[derive(Debug)]
 pub enum Recheck {
     /// It is still there.
     Still(Contended),
-    /// Its holder has died, and it was replaced: see [`Attempt::TakenOver`].
-    TakenOver(HeldLock),
-    /// It is time for another attempt, with whatever we have stood in line for.
-    Gone(Vec<Turn>),
+    /// It is ours now, or will be.
+    Ended(Attempt),
+    /// It is time for another attempt.
+    Gone,
 }
-
-/// A file whose flock came to us in its turn. Those who stand in line behind us sleep on while we
-/// keep it: until our release, or until we give up. (If we hang, they look for themselves before
-/// long.)
-#[derive(Debug)]
-pub struct Turn(Arc<File>);
-
-/// More are not kept: each is an open file.
-const MOST_TURNS: usize = 4;
 
 /// Looks again at what was in the way.
 ///
-/// If its flock has come to us and the file is still in its place, its holder has died, or it was
-/// flocked only by somebody who looked at it: so it is judged like any other. It is not opened
-/// again for that: an open would be seen by those who watch for readers.
-pub fn recheck(paths: &LockPaths, claim: &Claim, contended: Contended) -> Result<Recheck> {
-    let is_proved = contended.is_proved();
-    let Some(file) = contended.file.clone() else {
-        return Ok(Recheck::Gone(contended.turns));
+/// While we stand in line for its flock, that must not be asked for: it would come to us out of turn.
+pub fn recheck(
+    paths: &LockPaths,
+    claim: &Claim,
+    contended: Contended,
+    line: Line,
+) -> Result<Recheck> {
+    let is_proved = match line {
+        Line::Waiting => true,
+        Line::HasCome => false,
+        Line::None => contended.is_proved(),
     };
-    let is_in_place = names(&paths.lock, &file, None)?;
+    let is_ours = !is_proved && contended.witness == Some(Witness::Flock);
+    let Some(file) = &contended.file else {
+        return Ok(Recheck::Gone);
+    };
+    if is_ours && !is_guarded(paths) && file.is_heritable() {
+        let inherited = succession::inherit(paths, claim, file.clone(), None)?;
+        return Ok(inherited.map_or(Recheck::Gone, Recheck::Ended));
+    }
+    let is_in_place = names(&paths.lock, file, None)?;
     if is_proved && is_in_place {
         return Ok(Recheck::Still(contended));
     }
-    let mut turns = contended.turns;
-    let is_ours = !is_proved && contended.witness == Some(Witness::Flock);
-    if is_ours && !is_in_place {
-        if turns.len() < MOST_TURNS {
-            turns.push(Turn(file));
-        }
-        return Ok(Recheck::Gone(turns));
-    }
-    if is_ours && !is_guarded(paths) && is_dead(paths, claim, &file)? {
-        let id = sys::status_of(&file).during("fstat", &paths.lock)?.id;
-        let dead = DeadLock { file: Arc::clone(&file), id };
-        if let Takeover::Done(mut held) = take_over(paths, claim, &dead)? {
-            turns.push(Turn(file));
-            held.turns = turns;
-            return Ok(Recheck::TakenOver(held));
+    let is_dead = || is_dead(paths, claim, &file.file);
+    if is_ours && is_in_place && !is_guarded(paths) && is_dead()? {
+        if let Takeover::Done(held) = take_over(paths, claim, file)? {
+            return Ok(Recheck::Ended(Attempt::TakenOver(held)));
         }
     }
     if is_ours {
-        // Others share this open file (who stood in line for it), and our own flock would make it
-        // look alive, to ourselves as well.
-        sys::unlock(&file).or_else(without_flock).during("flock", &paths.lock)?;
+        // Others may share this open file, and our own flock would make it look alive, to ourselves
+        // as well.
+        sys::unlock(&file.file).or_else(without_flock).during("flock", &paths.lock)?;
     }
-    Ok(Recheck::Gone(turns))
+    Ok(Recheck::Gone)
 }
 
-/// Judges a file whose flock is ours.
-fn is_dead(paths: &LockPaths, claim: &Claim, file: &File) -> Result<bool> {
-    /// The kernel frees a dying process's flock a moment before it stops counting it as a writer.
-    const LOOKS: usize = 200;
+/// How we stand in the kernel's line for a flock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// Not at all.
+    None,
+    /// Others are before us.
+    Waiting,
+    /// The flock is ours.
+    HasCome,
+}
 
-    for _ in 0..LOOKS {
-        let Some(sighting) = sight(&paths.lock, file, true, claim.is_held_here)? else {
-            return Ok(false);
-        };
-        if sighting.testimony != Testimony::Writer {
-            return Ok(!sighting.judge(claim.patience).is_alive);
-        }
-        std::thread::yield_now();
-    }
-    Ok(false)
+/// Judges a file whose flock is ours. (It was somebody's, who may only have looked at the file.)
+fn is_dead(paths: &LockPaths, claim: &Claim, file: &File) -> Result<bool> {
+    let sighting = sight(&paths.lock, file, true, claim.is_held_here)?;
+    Ok(sighting.is_some_and(|sighting| !sighting.judge(claim.patience).is_alive))
 }
 
 /// Who was in the way, for those who want to know.
@@ -362,21 +408,64 @@ impl Report {
     }
 }
 
+/// An open lock file. Cheap to clone; the clones share the open file, and its flock.
+#[derive(Debug, Clone)]
+pub struct LockFile {
+    /// What its flock belongs to.
+    file: Arc<File>,
+    /// Where it can be written by, if it can: often the same.
+    writer: Option<Arc<File>>,
+    /// Which file it is. As long as it is open, no other has this.
+    id: FileId,
+    /// Whether its holders keep a flock, all of them.
+    promises_flock: bool,
+}
+
+impl LockFile {
+    /// One that was found, and opened to be read.
+    fn found(file: File, id: FileId) -> Self {
+        Self { file: Arc::new(file), writer: None, id, promises_flock: false }
+    }
+
+    /// Tries to open it once more, to write it by, if it promises a flock.
+    fn open_writer(&mut self) {
+        if self.promises_flock {
+            self.writer = sys::reopen_for_writing(&self.file).ok().map(Arc::new);
+        }
+    }
+
+    /// Opens it once more, writable if it promises a flock. (If it doesn't, that would make it look
+    /// as if its holder lived.)
+    fn prepare_for_line(&mut self) {
+        let record = || sys::read(&self.file).ok().and_then(|text| Record::decode(&text));
+        self.promises_flock |= record().is_some_and(|record| record.promises_flock());
+        if self.promises_flock
+            && let Ok(file) = sys::reopen_for_writing(&self.file)
+        {
+            self.file = Arc::new(file);
+            self.writer = Some(Arc::clone(&self.file));
+        }
+    }
+
+    /// Whether who has its flock may make it its own by writing into it.
+    fn is_heritable(&self) -> bool {
+        self.promises_flock && self.writer.is_some()
+    }
+}
+
 /// A lock that this process holds. Dropping it lets the kernel free the flock and leaves a dead
 /// file behind; [`HeldLock::release`] removes the file first.
 #[derive(Debug)]
 pub struct HeldLock {
     paths: LockPaths,
-    file: File,
+    file: LockFile,
     token: String,
-    /// What we stood in line for: the next one behind us there is woken when we release.
-    turns: Vec<Turn>,
 }
 
 impl HeldLock {
     /// The open lock file, to be watched.
     pub fn file(&self) -> &File {
-        &self.file
+        &self.file.file
     }
 
     /// Where it is.
@@ -397,24 +486,21 @@ impl HeldLock {
         let removed = self
             .is_at_its_path()
             .and_then(|ours| if ours { remove(&self.paths.lock) } else { Ok(()) });
-        // Closing would free it too, but a child between fork and exec may share the file.
-        let unlocked = sys::unlock(&self.file);
-        for Turn(file) in &self.turns {
-            let _ = sys::unlock(file); // it goes with the descriptor in any case
-        }
-        removed.and(unlocked.or_else(without_flock).during("flock", &self.paths.lock))
+        removed.and(self.unlock())
     }
-}
 
-impl Attempt {
-    /// Whatever came of it keeps these.
-    #[must_use]
-    pub fn with_turns(mut self, turns: Vec<Turn>) -> Self {
-        match &mut self {
-            Self::Acquired(held) | Self::TakenOver(held) => held.turns = turns,
-            Self::Contended(contended) => contended.turns = turns,
+    /// The same, but leaves the file to those who stand in line for it, if there are any. Then it has
+    /// to be looked back at: see [`HandedOn::clear`].
+    pub fn hand_on(&self) -> Result<Option<HandedOn>> {
+        match HandedOn::leave(self) {
+            Some(left) if self.is_at_its_path()? => self.unlock().map(|()| Some(left)),
+            _ => self.release().map(|()| None),
         }
-        self
+    }
+
+    /// Closing would free it too, but a child between fork and exec may share the file.
+    fn unlock(&self) -> Result<()> {
+        sys::unlock(&self.file.file).or_else(without_flock).during("flock", &self.paths.lock)
     }
 }
 
@@ -430,11 +516,20 @@ pub fn attempt(paths: &LockPaths, claim: &Claim) -> Result<Attempt> {
                     return Ok(Attempt::Acquired(held));
                 }
             }
-            Look::Dead(dead, _) => match take_over(paths, claim, &dead)? {
-                Takeover::Done(held) => return Ok(Attempt::TakenOver(held)),
-                Takeover::Occupied => break,
-                Takeover::Lost => {}
-            },
+            Look::Dead(mut dead, _) => {
+                dead.open_writer();
+                if dead.is_heritable() {
+                    if let Some(attempt) = succession::inherit(paths, claim, dead, None)? {
+                        return Ok(attempt);
+                    }
+                    continue;
+                }
+                match take_over(paths, claim, &dead)? {
+                    Takeover::Done(held) => return Ok(Attempt::TakenOver(held)),
+                    Takeover::Occupied => break,
+                    Takeover::Lost => {}
+                }
+            }
         }
     }
     Ok(Attempt::Contended(Contended::default()))
@@ -448,21 +543,16 @@ enum Look {
     /// A lock that has to be respected.
     Alive(Contended),
     /// A dead lock, whose flock is ours now where the file system has one.
-    Dead(DeadLock, Box<Sighting>),
+    Dead(LockFile, Box<Sighting>),
     /// It changed while we looked.
     Moved,
-}
-
-struct DeadLock {
-    file: Arc<File>,
-    id: FileId,
 }
 
 /// Looks at the lock file and judges it as of an instant, keeping the flock of a dead one.
 fn look(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
     let path = &paths.lock;
-    let mut file = match open_regular(path) {
-        Ok(Some(file)) => file,
+    let (mut file, status) = match open_regular(path) {
+        Ok(Some(opened)) => opened,
         Ok(None) => return Ok(Look::Vacant),
         // Not ours to read: another user's. Can't know counts as alive.
         Err(cause) if is_not_ours_to_read(&cause) => return Ok(Look::Alive(cause.into())),
@@ -471,15 +561,15 @@ fn look(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
     let flock = take_flock(path, &mut file)?;
     if flock == Err(Errno::WOULDBLOCK) {
         // The proof is there: what the file says need not even be read.
-        let (file, witness) = (Some(Arc::new(file)), Some(Witness::Flock));
-        return Ok(Look::Alive(Contended { file, witness, ..Contended::default() }));
+        return Ok(Look::Alive(Contended::by_flock(LockFile::found(file, status.id))));
     }
+    let mut file = LockFile::found(file, status.id);
     // Between opening it and getting its flock, the path may have gone to another file. Judging
     // this one is no harm; replacing it would be.
     if !names(path, &file, None)? {
         return Ok(Look::Moved);
     }
-    let sighting = match sight(path, &file, flock.is_ok(), claim.is_held_here) {
+    let sighting = match sight(path, &file.file, flock.is_ok(), claim.is_held_here) {
         Ok(Some(sighting)) => sighting,
         Ok(None) => return Ok(Look::Moved),
         // Where flock is mandatory (SMB), reading somebody's locked file is refused.
@@ -489,17 +579,17 @@ fn look(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
     let verdict = sighting.judge_at(claim.patience, now_ms);
     if verdict.is_alive {
         // Its flock is nobody's: an older process may not even know of such a thing.
-        sys::unlock(&file).or_else(without_flock).during("flock", path)?;
+        sys::unlock(&file.file).or_else(without_flock).during("flock", path)?;
         return Ok(Look::Alive(Contended {
-            file: Some(Arc::new(file)),
+            file: Some(file),
             witness: verdict.witness,
             matures_in_ms: verdict.matures_in_ms,
             sighting: Some(Box::new(sighting)),
             ..Contended::default()
         }));
     }
-    let id = sys::status_of(&file).during("fstat", path)?.id;
-    Ok(Look::Dead(DeadLock { file: Arc::new(file), id }, Box::new(sighting)))
+    file.promises_flock = sighting.has_broken_its_promise();
+    Ok(Look::Dead(file, Box::new(sighting)))
 }
 
 /// Tries to take the flock. NFS gives an exclusive one only on a file that is open for writing
@@ -573,8 +663,8 @@ fn without_flock(errno: Errno) -> rustix::io::Result<()> {
     }
 }
 
-/// Opens the regular file at `path`; `None` if nothing is there.
-fn open_regular(path: &Path) -> Result<Option<File>> {
+/// Opens the regular file at `path`, and says which it is; `None` if nothing is there.
+fn open_regular(path: &Path) -> Result<Option<(File, Status)>> {
     // Looked at before it is opened: opening a device can do things.
     let Some(status) = status_at(path)? else {
         return Ok(None);
@@ -589,8 +679,9 @@ fn open_regular(path: &Path) -> Result<Option<File>> {
         }
         Err(errno) => return Err(errno).during("open", path),
     };
-    refuse_odd(&sys::status_of(&file).during("fstat", path)?, path)?;
-    Ok(Some(file))
+    let status = sys::status_of(&file).during("fstat", path)?;
+    refuse_odd(&status, path)?;
+    Ok(Some((file, status)))
 }
 
 fn refuse_odd(status: &Status, path: &Path) -> Result<()> {
@@ -612,15 +703,14 @@ fn status_at(path: &Path) -> Result<Option<Status>> {
 ///
 /// By inode; on file systems where the same file may show two inode numbers (`VirtioFS`), by what
 /// is in it: a `token` if there is one to look for, the whole text otherwise.
-fn names(path: &Path, file: &File, token: Option<&str>) -> Result<bool> {
+fn names(path: &Path, file: &LockFile, token: Option<&str>) -> Result<bool> {
     let Some(there) = status_at(path)? else {
         return Ok(false);
     };
-    let ours = sys::status_of(file).during("fstat", path)?;
-    if there.id == ours.id {
+    if there.id == file.id {
         return Ok(true);
     }
-    if there.odd_kind.is_some() || witness::is_local(file) {
+    if there.odd_kind.is_some() || witness::is_local(&file.file) {
         return Ok(false);
     }
     let Ok(text_at_path) = sys::open(path).and_then(|file| sys::read(&file)) else {
@@ -630,7 +720,7 @@ fn names(path: &Path, file: &File, token: Option<&str>) -> Result<bool> {
         Some(token) => {
             Record::decode(&text_at_path).is_some_and(|r| r.token.as_deref() == Some(token))
         }
-        None => sys::read(file).is_ok_and(|text| !text.is_empty() && text == text_at_path),
+        None => sys::read(&file.file).is_ok_and(|text| !text.is_empty() && text == text_at_path),
     })
 }
 
@@ -657,7 +747,7 @@ fn publish(paths: &LockPaths, claim: &Claim) -> Result<Option<HeldLock>> {
         Err(errno) => return Err(errno).during("open", &paths.lock),
     };
     let held = fill(paths, claim, file).map_err(|(error, _)| error)?;
-    match sys::link_unnamed(&held.file, &paths.lock) {
+    match sys::link_unnamed(held.file(), &paths.lock) {
         Ok(()) => Ok(Some(held)),
         Err(Errno::EXIST) => Ok(None),
         // No /proc to link through, or no links.
@@ -698,7 +788,9 @@ fn publish_in_place(paths: &LockPaths, claim: &Claim) -> Result<Option<HeldLock>
 /// [`fill`] for a file that has the name `path` already. If that fails, nothing is left behind.
 fn fill_or_remove(path: &Path, paths: &LockPaths, claim: &Claim, file: File) -> Result<HeldLock> {
     fill(paths, claim, file).map_err(|(error, file)| {
-        discard(path, &file);
+        if let Ok(status) = sys::status_of(&file) {
+            discard(path, &LockFile::found(file, status.id));
+        }
         error
     })
 }
@@ -712,26 +804,43 @@ fn fill(
     // A file system without flock, or a contender that looks at the file just now: the record
     // then doesn't claim that witness, and the open descriptor stays as one.
     let witness = sys::flock(&file).is_ok().then_some(DeclaredWitness::Flock);
-    let own = process::own();
-    let written = token().during("getrandom", &paths.lock).and_then(|token| {
-        let record = Record {
-            pid: Some(own.pid),
-            created_at: Some(format!("{:.3}", Timestamp::now())),
-            starttime: own.start_time,
-            comm: Some(own.comm.clone()),
-            max_hold_ms: Some(claim.max_hold_ms),
-            boot_id: own.boot_id.clone(),
-            pid_namespace: own.pid_namespace,
-            witness,
-            token: Some(token.clone()),
-        };
-        sys::write(&file, &record.encode()).during("write", &paths.lock)?;
-        Ok(token)
+    let path = &paths.lock;
+    let written = compose(claim, witness).during("getrandom", path).and_then(|composed| {
+        sys::write_at(&file, composed.text.as_bytes(), 0).during("write", path)?;
+        Ok((composed.token, sys::status_of(&file).during("fstat", path)?.id))
     });
     match written {
-        Ok(token) => Ok(HeldLock { paths: paths.clone(), file, token, turns: Vec::new() }),
+        Ok((token, id)) => {
+            let file = Arc::new(file);
+            let promises_flock = witness.is_some();
+            let writer = Some(Arc::clone(&file));
+            let file = LockFile { file, writer, id, promises_flock };
+            Ok(HeldLock { paths: paths.clone(), file, token })
+        }
         Err(error) => Err((error, file)),
     }
+}
+
+/// A record of ours, to be written.
+struct Composed {
+    text: String,
+    token: String,
+}
+
+fn compose(claim: &Claim, witness: Option<DeclaredWitness>) -> rustix::io::Result<Composed> {
+    let (own, token) = (process::own(), token()?);
+    let record = Record {
+        pid: Some(own.pid),
+        created_at: Some(format!("{:.3}", Timestamp::now())),
+        starttime: own.start_time,
+        comm: Some(own.comm.clone()),
+        max_hold_ms: Some(claim.max_hold_ms),
+        boot_id: own.boot_id.clone(),
+        pid_namespace: own.pid_namespace,
+        witness,
+        token: Some(token.clone()),
+    };
+    Ok(Composed { text: record.encode(), token })
 }
 
 /// 128 random bits in hexadecimal.
@@ -754,12 +863,12 @@ enum Takeover {
 /// Replaces a dead lock whose flock we have.
 ///
 /// `dead` stays open to the end: once it is closed its inode number may be given to another file.
-fn take_over(paths: &LockPaths, claim: &Claim, dead: &DeadLock) -> Result<Takeover> {
+fn take_over(paths: &LockPaths, claim: &Claim, dead: &LockFile) -> Result<Takeover> {
     let Some(held) = create_temporary(paths, claim, Some(dead.id))? else {
         return Ok(Takeover::Occupied);
     };
-    let replaced = match names(&paths.lock, &dead.file, None) {
-        Ok(true) => exchange(paths, &dead.file),
+    let replaced = match names(&paths.lock, dead, None) {
+        Ok(true) => exchange(paths, dead),
         Ok(false) => Ok(false),
         Err(error) => Err(error),
     };
@@ -789,7 +898,7 @@ fn rename(paths: &LockPaths) -> Result<bool> {
 }
 
 /// Swaps the temporary with the lock file, and back again if what came out isn't `dead`.
-fn exchange(paths: &LockPaths, dead: &File) -> Result<bool> {
+fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
     match sys::exchange(&paths.temporary, &paths.lock) {
         Ok(()) => {}
         Err(Errno::NOENT) => return Ok(false), // an older process has removed the dead lock
@@ -841,14 +950,14 @@ fn create_temporary(
 
 /// Removes a temporary that a crash left behind. `false` if it may be in use.
 fn sweep_temporary(path: &Path, dead: Option<FileId>) -> Result<bool> {
-    let Some(file) = open_regular(path)? else {
+    let Some((file, status)) = open_regular(path)? else {
         return Ok(true);
     };
-    let status = sys::status_of(&file).during("fstat", path)?;
+    let file = LockFile::found(file, status.id);
     // A crash between link and unlink leaves two names for one inode; its flock is ours already.
     let is_abandoned = dead == Some(status.id)
-        || sys::flock(&file) != Err(Errno::WOULDBLOCK)
-            && match witness::writer(&file, witness::is_local(&file)) {
+        || sys::flock(&file.file) != Err(Errno::WOULDBLOCK)
+            && match witness::writer(&file.file, witness::is_local(&file.file)) {
                 Testimony::Writer => false,
                 Testimony::NoWriter => true,
                 Testimony::None => is_abandoned(&status),
@@ -861,7 +970,7 @@ fn sweep_temporary(path: &Path, dead: Option<FileId>) -> Result<bool> {
 
 /// Takes a name away from a file of ours, if it still has it. What can't be removed is dead, and
 /// swept by the next takeover.
-fn discard(path: &Path, file: &File) {
+fn discard(path: &Path, file: &LockFile) {
     if names(path, file, None).unwrap_or(false) {
         let _ = sys::unlink(path);
     }
@@ -903,7 +1012,7 @@ mod tests {
         let aside = folder.path().join("aside");
         let held = acquire(&paths);
         sys::link(paths.lock(), &aside).unwrap();
-        let shared_with_child = held.file.try_clone().unwrap();
+        let shared_with_child = held.file().try_clone().unwrap();
         held.release().unwrap();
         drop(held);
         assert_eq!(sys::flock(&sys::open(&aside).unwrap()), Ok(()));
@@ -929,7 +1038,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let paths = LockPaths::resolve(&folder.path().join("chat.jsonl")).unwrap();
         std::fs::write(&paths.lock, "dead").unwrap();
-        let dead = sys::open(&paths.lock).unwrap();
+        let dead = LockFile::found(
+            sys::open(&paths.lock).unwrap(),
+            sys::status_at(&paths.lock).unwrap().id,
+        );
         // After the look, an older process removes the dead lock and publishes its own.
         sys::unlink(&paths.lock).unwrap();
         std::fs::write(&paths.lock, "alive").unwrap();

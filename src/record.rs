@@ -11,6 +11,10 @@ use serde_json::Value;
 /// More than this is no record: ours are a few hundred bytes.
 pub const MAX_BYTES: usize = 16 * 1024;
 
+/// Stands in the place of a record's first byte while the rest of it is written over another record:
+/// no mixture of two records may be read, and this is no JSON.
+pub const BEING_WRITTEN: u8 = b'!';
+
 /// The JSON in a lock file, in the order in which it is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -61,10 +65,19 @@ impl Record {
         serde_json::to_string_pretty(self).expect("strings and numbers serialise")
     }
 
+    /// Whether its writer keeps a flock for as long as it holds.
+    pub fn promises_flock(&self) -> bool {
+        self.witness == Some(DeclaredWitness::Flock)
+    }
+
     /// The record in `bytes`, or `None` where there is none.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_BYTES {
             return None;
+        }
+        if bytes.first() == Some(&BEING_WRITTEN) {
+            // By one who has the flock, or had it and died.
+            return Some(Self { witness: Some(DeclaredWitness::Flock), ..Self::default() });
         }
         // By way of `Value`: of a repeated key the last one counts, as in `JSON.parse`.
         let value: Value = serde_json::from_slice(bytes).ok()?;
@@ -154,6 +167,12 @@ mod tests {
         }
         let record = decode(r#"{"witness":"oath","createdAt":5,"starttime":"9","token":{}}"#);
         assert_eq!(record, Some(Record::default()));
+    }
+
+    #[test]
+    fn a_record_that_is_being_written_over_another_promises_a_flock_and_no_more() {
+        let promise = Record { witness: Some(DeclaredWitness::Flock), ..Record::default() };
+        assert_eq!(decode("!\n  \"pid\": 7\n}"), Some(promise));
     }
 
     #[test]

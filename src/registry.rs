@@ -12,6 +12,7 @@
 //! code is run while it is held.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -21,9 +22,12 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::executor::{self, Place};
-use crate::protocol::{self, Attempt, Claim, Contended, HeldLock, LockPaths, Recheck, SETTLE};
+use crate::protocol::{
+    self, Attempt, Claim, Cleared, Contended, HandedOn, HeldLock, Line, LockPaths, Recheck, SETTLE,
+    WaitedFor,
+};
 use crate::verdict::Patience;
-use crate::wait::{self, Timer, Watch};
+use crate::wait::{self, Arrival, Timer, Watch};
 use crate::witness::{self, Witness};
 
 /// One JavaScript world.
@@ -137,11 +141,21 @@ struct Hold {
     since: Instant,
     /// The same on the wall clock, for people.
     acquired_at: Timestamp,
+    /// Since when this process has had the lock again and again, ahead of those in line.
+    series: Instant,
     /// How long it may be held; the watchdog's business.
     limit: Duration,
     /// Who wants to know if it is lost, and what watches for that.
     tell_loss: Vec<TellLoss>,
     loss_watch: Option<Watch>,
+}
+
+/// A lock file that this process left to those in line for it.
+struct Left {
+    file: HandedOn,
+    at: Instant,
+    /// As in [`Hold`].
+    series: Instant,
 }
 
 #[derive(Default)]
@@ -155,6 +169,9 @@ struct Registry {
     holds: HashMap<LockPaths, Vec<Hold>>,
     handles: HashMap<Handle, LockPaths>,
     last_handle: u64,
+    left: HashMap<LockPaths, Left>,
+    /// The locks whose files are looked back at before long.
+    looks_back: HashSet<LockPaths>,
     /// Why a handle that nobody has released yet holds nothing any more.
     lost: HashMap<Handle, Loss>,
     /// When the watchdog looks next.
@@ -165,6 +182,14 @@ static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
 
 /// How long a wait must last before it is worth watching who reads the file.
 const WATCH_READERS_AFTER: Duration = Duration::from_millis(8);
+
+/// How long a process may take a lock again and again ahead of those in line. Within that, coming
+/// back costs no change of threads; and it is about as long as a few of those take.
+const LONGEST_SERIES: Duration = Duration::from_millis(2);
+
+/// When a lock file that was left to those in line is looked back at: longer than the first of them
+/// takes to wake up.
+const LOOK_BACK_AFTER: Duration = Duration::from_millis(50);
 
 /// More folders than this are not remembered; a gateway has a few.
 const MOST_FOLDERS: usize = 1024;
@@ -233,7 +258,7 @@ pub fn try_acquire(request: &Request) -> Result<Option<Grant>> {
             lock
         }
     };
-    Ok(Some(with_registry(|registry| registry.hold(request, Arc::new(lock)))))
+    Ok(Some(with_registry(|registry| registry.hold(request, Arc::new(lock), Instant::now()))))
 }
 
 /// Withdraws an acquire. `false` if it has ended already, and its outcome is on its way.
@@ -318,7 +343,7 @@ pub fn release_all(environment: Environment) -> usize {
         hold.tell(Loss::Released);
         // Unlocked in any case; a file that could not be removed is dead, and says so to the
         // next contender.
-        let _ = put_down_and_tell(hold);
+        let _ = remove_and_tell(hold);
     }
     count
 }
@@ -332,8 +357,13 @@ pub fn end(environment: Environment) {
         }
         registry.abandoned_queues()
     });
-    queues.into_iter().for_each(serve_elsewhere);
+    queues.into_iter().for_each(abandon);
     release_all(environment);
+    // Perhaps the last one.
+    let left = with_registry(|registry| std::mem::take(&mut registry.left));
+    for Left { file, .. } in left.into_values() {
+        file.clear();
+    }
 }
 
 // --- What others ask ----------------------------------------------------------------------------
@@ -441,9 +471,21 @@ fn withdraw(environment: Environment, ticket: Ticket) -> Option<Waiter> {
         });
         found.map_or((None, None), |(waiter, abandoned)| (Some(waiter), abandoned))
     });
-    // Nobody waits there any more: the queue goes, with its watch and descriptor.
-    abandoned.into_iter().for_each(serve_elsewhere);
+    abandoned.into_iter().for_each(abandon);
     waiter
+}
+
+/// Nobody waits there any more: the queue goes, with its watch and descriptor. Its place in line, by
+/// which the holder goes, right now.
+fn abandon(paths: LockPaths) {
+    let waited_for = with_registry(|registry| {
+        let obstacle = registry.queues.get(&paths)?.obstacle.as_ref()?;
+        obstacle.place.is_some().then(|| obstacle.contended.waited_for())?
+    });
+    if let Some(waited_for) = waited_for {
+        waited_for.leave();
+    }
+    serve_elsewhere(paths);
 }
 
 /// The deadline is over and nobody has said so: a look at the lock hangs.
@@ -469,11 +511,15 @@ fn no_thread(path: &Path) -> Error {
     Error::System { errno: Errno::AGAIN, syscall: "pthread_create", path: path.to_owned() }
 }
 
-/// Gives the file back.
+/// Gives the lock to those in line, or removes the file.
 fn put_down(hold: Hold) -> Result<()> {
+    let Hold { lock, series, loss_watch, .. } = hold;
     // First, or our own release would look like a loss.
-    drop(hold.loss_watch);
-    hold.lock.release()
+    drop(loss_watch);
+    if let Some(file) = lock.hand_on()? {
+        leave(lock.paths(), Left { file, at: Instant::now(), series });
+    }
+    Ok(())
 }
 
 /// The same, and lets the next waiter of this process look at once.
@@ -482,6 +528,47 @@ fn put_down_and_tell(hold: Hold) -> Result<()> {
     let result = put_down(hold);
     look_again(&paths);
     result
+}
+
+/// Removes the file, whoever is in line: for a process that may end.
+fn remove_and_tell(hold: Hold) -> Result<()> {
+    let paths = hold.lock.paths().clone();
+    drop(hold.loss_watch); // as above
+    let result = hold.lock.release();
+    look_again(&paths);
+    result
+}
+
+/// Remembers a lock file that was left to those in line, and sees to it that it is looked back at.
+fn leave(paths: &LockPaths, left: Left) {
+    let (outdated, is_planned) = with_registry(|registry| {
+        let outdated = registry.left.insert(paths.clone(), left);
+        (outdated, !registry.looks_back.insert(paths.clone()))
+    });
+    drop(outdated);
+    if !is_planned {
+        plan_look_back(paths.clone(), Instant::now() + LOOK_BACK_AFTER);
+    }
+}
+
+fn plan_look_back(paths: LockPaths, at: Instant) {
+    // On the waiting thread: only files on local disks are handed on. Without that thread, who is in
+    // line will have to come.
+    let look = move || look_back(&paths);
+    wait::at(at, look).into_iter().for_each(Timer::detach);
+}
+
+/// Removes the file if nobody has taken it; forgets it if somebody has, and we have not come back.
+fn look_back(paths: &LockPaths) {
+    let now = Instant::now();
+    let left = with_registry(|registry| {
+        registry.looks_back.remove(paths);
+        registry.left.remove(paths)
+    });
+    let Some(left) = left else { return };
+    if left.at + LOOK_BACK_AFTER > now || left.file.clear() == Cleared::NotYet {
+        leave(paths, left);
+    }
 }
 
 // --- Serving a queue ----------------------------------------------------------------------------
@@ -523,7 +610,11 @@ enum Next {
 /// What to do for the first waiter.
 enum Task {
     Settle(HeldLock, Instant),
-    Attempt(Claim, Option<Obstacle>),
+    /// Goes back to a lock file that this process has left to those in line.
+    Return(Claim, Left, Option<Obstacle>),
+    Attempt(Claim),
+    /// Looks again at what the last look found in the way.
+    MeetAgain(Claim, Obstacle),
 }
 
 /// One look at the lock.
@@ -536,7 +627,7 @@ fn step(paths: &LockPaths) -> Next {
         }
     });
     share_held_lock(paths);
-    let task = match with_registry(|registry| registry.next_task(paths)) {
+    let task = match with_registry(|registry| registry.next_task(paths, now)) {
         Ok(task) => task,
         Err(leftovers) => {
             drop(leftovers); // outside of the registry: closing files takes time
@@ -554,24 +645,54 @@ fn step(paths: &LockPaths) -> Next {
         }
         Task::Settle(lock, _) => {
             match lock.is_at_its_path() {
-                Ok(true) => grant(paths, lock),
+                Ok(true) => grant(paths, lock, now),
                 Ok(false) => drop(lock),
                 Err(error) => refuse_first(paths, error),
             }
             Next::Again
         }
-        Task::Attempt(claim, None) => {
-            let attempted = protocol::attempt(paths, &claim);
-            conclude(paths, now, attempted, None)
+        Task::Return(claim, left, obstacle) => come_back(paths, now, &claim, left, obstacle),
+        Task::Attempt(claim) => conclude(paths, now, protocol::attempt(paths, &claim), None),
+        Task::MeetAgain(claim, obstacle) => meet_again(paths, now, &claim, obstacle),
+    }
+}
+
+/// Goes back to a lock file that this process has left to those in line: ahead of them while the
+/// series is short, behind them after that. `obstacle` is our own place in that line, if we have one.
+fn come_back(
+    paths: &LockPaths,
+    now: Instant,
+    claim: &Claim,
+    left: Left,
+    obstacle: Option<Obstacle>,
+) -> Next {
+    let returned =
+        if left.may_go_on(now) { left.file.take_back(claim) } else { left.file.stand_behind() };
+    let series = left.series;
+    if matches!(returned, Ok(Some(Attempt::Contended(_)))) {
+        leave(paths, left); // it may still come to be nobody's
+    }
+    match (returned, obstacle) {
+        (Ok(Some(Attempt::Acquired(lock))), obstacle) => {
+            let unused = with_registry(|registry| registry.keep_for_next(paths, obstacle));
+            if let Some(obstacle) = &unused {
+                obstacle.leave_line(); // or our own release would see somebody there
+            }
+            grant(paths, lock, series);
+            Next::Again
         }
-        Task::Attempt(claim, Some(obstacle)) => meet_again(paths, now, &claim, obstacle),
+        (Ok(Some(Attempt::Contended(_))), Some(obstacle)) => keep_waiting(paths, now, obstacle),
+        (Ok(Some(attempt)), _) => conclude(paths, now, Ok(attempt), None),
+        (Ok(None), _) => conclude(paths, now, protocol::attempt(paths, claim), None),
+        (Err(error), _) => conclude(paths, now, Err(error), None),
     }
 }
 
 /// Looks again at what the last look found in the way.
 fn meet_again(paths: &LockPaths, now: Instant, claim: &Claim, obstacle: Obstacle) -> Next {
+    let line = obstacle.line();
     let Obstacle { contended, change, exit, place, quiet_looks, .. } = obstacle;
-    match protocol::recheck(paths, claim, contended) {
+    match protocol::recheck(paths, claim, contended, line) {
         Ok(Recheck::Still(contended)) => {
             // By now it is worth knowing whether others read the file.
             let change = change.or_else(|| {
@@ -583,11 +704,8 @@ fn meet_again(paths: &LockPaths, now: Instant, claim: &Claim, obstacle: Obstacle
             let obstacle = Obstacle { contended, change, exit, place, has_ended, quiet_looks };
             keep_waiting(paths, now, obstacle)
         }
-        Ok(Recheck::TakenOver(lock)) => conclude(paths, now, Ok(Attempt::TakenOver(lock)), change),
-        Ok(Recheck::Gone(turns)) => {
-            let attempted = protocol::attempt(paths, claim);
-            conclude(paths, now, attempted.map(|attempt| attempt.with_turns(turns)), None)
-        }
+        Ok(Recheck::Ended(attempt)) => conclude(paths, now, Ok(attempt), change),
+        Ok(Recheck::Gone) => conclude(paths, now, protocol::attempt(paths, claim), None),
         Err(error) => conclude(paths, now, Err(error), None),
     }
 }
@@ -600,7 +718,7 @@ fn conclude(
     watch: Option<Watch>,
 ) -> Next {
     match attempted {
-        Ok(Attempt::Acquired(lock)) => grant(paths, lock),
+        Ok(Attempt::Acquired(lock)) => grant(paths, lock, Instant::now()),
         Ok(Attempt::TakenOver(lock)) => {
             let unread_since = watch.map_or_else(Instant::now, |watch| watch.unread_since());
             with_registry(|registry| {
@@ -626,11 +744,12 @@ fn conclude(
 }
 
 /// Has us told when what is in the way changes.
-fn watch_obstacle(paths: &LockPaths, contended: Contended) -> Obstacle {
-    let Some(file) = contended.file() else {
+fn watch_obstacle(paths: &LockPaths, mut contended: Contended) -> Obstacle {
+    let Some(file) = contended.file().map(Arc::clone) else {
         return Obstacle { contended, ..Obstacle::default() };
     };
-    let is_local = witness::is_local(file);
+    let is_local = with_registry(|registry| registry.is_known_local(Some(paths.folder())))
+        || witness::is_local(&file);
     let look = || {
         let paths = paths.clone();
         move || {
@@ -645,9 +764,15 @@ fn watch_obstacle(paths: &LockPaths, contended: Contended) -> Obstacle {
     };
     let is_flocked = contended.witness() == Some(Witness::Flock);
     // Elsewhere another machine may release it, and nobody would tell.
-    let place = (is_local && is_flocked).then(|| wait::in_line(file, look())).flatten();
+    let has_line = is_local && is_flocked && wait::has_lines();
+    if has_line {
+        contended.prepare_for_line();
+    }
+    let file = contended.file().map_or(file, Arc::clone);
+    let waited_for = contended.waited_for().filter(|_| has_line);
+    let place = waited_for.and_then(|waited_for| stand_in_line(paths, &file, waited_for, look()));
     let is_blind = is_local && place.is_none();
-    let change = is_blind.then(|| wait::on_change(file, look())).flatten();
+    let change = is_blind.then(|| wait::on_change(&file, look())).flatten();
     let exit = contended.pid_to_outlive().map(|pid| wait::on_exit(pid, look()));
     // With a witness the pid means nothing: it may be another namespace's.
     let has_ended = contended.witness().is_none() && matches!(exit, Some(Err(Errno::SRCH)));
@@ -655,9 +780,32 @@ fn watch_obstacle(paths: &LockPaths, contended: Contended) -> Obstacle {
     Obstacle { contended, change, exit, place, has_ended, quiet_looks: Obstacle::QUIET }
 }
 
+/// Has us told when the flock is ours.
+fn stand_in_line(
+    paths: &LockPaths,
+    file: &Arc<File>,
+    waited_for: WaitedFor,
+    look: impl Fn() + Send + Sync + 'static,
+) -> Option<wait::Place> {
+    let waited_for = Arc::new(waited_for);
+    let in_line = Arc::clone(&waited_for);
+    let lock = paths.clone();
+    let place = wait::in_line(file, move |arrival| match arrival {
+        Arrival::InTime => look(),
+        Arrival::TooLate => in_line.decline(&lock),
+    });
+    if place.is_none() {
+        waited_for.leave();
+    }
+    place
+}
+
 /// Sends those home whose deadline has come, and sleeps for the others.
 fn keep_waiting(paths: &LockPaths, now: Instant, obstacle: Obstacle) -> Next {
-    let expired = with_registry(|registry| registry.take_expired(paths, now));
+    let (expired, is_abandoned) = with_registry(|registry| registry.take_expired(paths, now));
+    if is_abandoned {
+        obstacle.leave_line(); // before anybody hears that nobody waits
+    }
     for Waiter { request, deliver, .. } in expired {
         let patience = request.patience();
         deliver(Err(Error::Timeout {
@@ -737,11 +885,11 @@ fn share_held_lock(paths: &LockPaths) {
 }
 
 /// Hands a new lock to the first waiter, or puts it down if nobody waits any more.
-fn grant(paths: &LockPaths, lock: HeldLock) {
+fn grant(paths: &LockPaths, lock: HeldLock, series: Instant) {
     let lock = Arc::new(lock);
     let granted = with_registry(|registry| {
         let waiter = registry.queues.get_mut(paths)?.waiters.pop_front()?;
-        let grant = registry.hold(&waiter.request, Arc::clone(&lock));
+        let grant = registry.hold(&waiter.request, Arc::clone(&lock), series);
         Some((waiter, grant))
     });
     match granted {
@@ -843,7 +991,30 @@ impl Queue {
     }
 }
 
+impl Left {
+    fn may_go_on(&self, now: Instant) -> bool {
+        now.duration_since(self.series) < LONGEST_SERIES
+    }
+}
+
 impl Obstacle {
+    /// Tells the holder that we don't wait any more.
+    fn leave_line(&self) {
+        if self.place.is_some()
+            && let Some(waited_for) = self.contended.waited_for()
+        {
+            waited_for.leave();
+        }
+    }
+
+    fn line(&self) -> Line {
+        match &self.place {
+            None => Line::None,
+            Some(place) if place.has_come() => Line::HasCome,
+            Some(_) => Line::Waiting,
+        }
+    }
+
     /// From so many on, it is as quiet as it can be.
     const QUIET: u32 = 3;
 
@@ -902,7 +1073,11 @@ impl Registry {
     }
 
     /// `Err`: nobody waits, and this is what is left of the queue.
-    fn next_task(&mut self, paths: &LockPaths) -> std::result::Result<Task, Option<Box<Queue>>> {
+    fn next_task(
+        &mut self,
+        paths: &LockPaths,
+        now: Instant,
+    ) -> std::result::Result<Task, Option<Box<Queue>>> {
         let Some(queue) = self.queues.get_mut(paths) else {
             return Err(None);
         };
@@ -914,21 +1089,48 @@ impl Registry {
         {
             obstacle.quiet_looks = 0;
         }
-        match queue.waiters.front().map(|first| first.request.clone()) {
-            Some(request) => Ok(Task::Attempt(self.claim(paths, &request), obstacle)),
-            None => Err(self.queues.remove(paths).map(Box::new)),
+        let Some(request) = queue.waiters.front().map(|first| first.request.clone()) else {
+            return Err(self.queues.remove(paths).map(Box::new));
+        };
+        let claim = self.claim(paths, &request);
+        let line = obstacle.as_ref().map_or(Line::None, Obstacle::line);
+        let left = self.left.get(paths).filter(|left| match line {
+            Line::None => true,
+            Line::Waiting => left.may_go_on(now),
+            Line::HasCome => false,
+        });
+        if left.is_some()
+            && let Some(left) = self.left.remove(paths)
+        {
+            return Ok(Task::Return(claim, left, obstacle));
+        }
+        Ok(match obstacle {
+            Some(obstacle) => Task::MeetAgain(claim, obstacle),
+            None => Task::Attempt(claim),
+        })
+    }
+
+    /// Those behind the first waiter stay in line; without any, the obstacle comes back.
+    fn keep_for_next(&mut self, paths: &LockPaths, obstacle: Option<Obstacle>) -> Option<Obstacle> {
+        match self.queues.get_mut(paths) {
+            Some(queue) if queue.waiters.len() > 1 => {
+                queue.obstacle = obstacle;
+                None
+            }
+            _ => obstacle,
         }
     }
 
-    fn take_expired(&mut self, paths: &LockPaths, now: Instant) -> Vec<Waiter> {
+    /// Those whose deadline has come, and whether nobody is left.
+    fn take_expired(&mut self, paths: &LockPaths, now: Instant) -> (Vec<Waiter>, bool) {
         let Some(queue) = self.queues.get_mut(paths) else {
-            return Vec::new();
+            return (Vec::new(), true);
         };
         let is_expired = |waiter: &Waiter| waiter.deadline.is_some_and(|deadline| deadline <= now);
         let waiters = std::mem::take(&mut queue.waiters);
         let (expired, waiting): (Vec<_>, Vec<_>) = waiters.into_iter().partition(is_expired);
         queue.waiters = waiting.into();
-        expired
+        (expired, queue.waiters.is_empty())
     }
 
     fn abandoned_queues(&self) -> Vec<LockPaths> {
@@ -953,7 +1155,7 @@ impl Registry {
     }
 
     /// Books a new lock.
-    fn hold(&mut self, request: &Request, lock: Arc<HeldLock>) -> Grant {
+    fn hold(&mut self, request: &Request, lock: Arc<HeldLock>, series: Instant) -> Grant {
         let paths = lock.paths().clone();
         let handle = self.new_handle(&paths);
         let hold = Hold {
@@ -962,6 +1164,7 @@ impl Registry {
             handles: HashSet::from([handle]),
             since: Instant::now(),
             acquired_at: Timestamp::now(),
+            series,
             limit: Duration::from_millis(request.max_hold_ms),
             tell_loss: Vec::new(),
             loss_watch: None,

@@ -72,6 +72,13 @@ pub fn open_for_writing(path: &Path) -> Result<File> {
     rustix::fs::open(path, flags, Mode::empty()).map(File::from)
 }
 
+/// Opens the very file that is open already once more, for reading and writing. Only Linux can.
+pub fn reopen_for_writing(file: &File) -> Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(path.as_str(), flags, Mode::empty()).map(File::from)
+}
+
 /// A file in `folder` that has no name yet, and is gone if it never gets one.
 #[cfg(target_os = "linux")]
 pub fn create_unnamed(folder: &Path) -> Result<File> {
@@ -91,9 +98,13 @@ pub fn create_new(path: &Path) -> Result<File> {
     rustix::fs::open(path, flags, MODE).map(File::from)
 }
 
-pub fn write(file: &File, text: &str) -> Result<()> {
-    file.write_all_at(text.as_bytes(), 0)
+pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> Result<()> {
+    file.write_all_at(bytes, offset)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+pub fn truncate(file: &File, length: u64) -> Result<()> {
+    rustix::fs::ftruncate(file, length)
 }
 
 /// The start of the file: one byte more than a record may have.
@@ -152,6 +163,71 @@ pub fn exchange(_one: &Path, _other: &Path) -> Result<()> {
 
 pub fn unlink(path: &Path) -> Result<()> {
     rustix::fs::unlink(path)
+}
+
+/// Puts a mark on a file that others can ask for, for as long as it is open or until
+/// [`take_marks_away`]: a shared lock on a byte that need not exist, which nobody waits for and which
+/// belongs to the open file, as the flock does (fcntl(2), *Open file description locks*).
+#[cfg(target_os = "linux")]
+pub fn mark(file: &File, offset: i64) -> Result<()> {
+    byte_lock(file, libc::F_OFD_SETLK, libc::F_RDLCK, offset, 1).map(drop)
+}
+
+/// Takes all of this open file's marks away.
+#[cfg(target_os = "linux")]
+pub fn take_marks_away(file: &File) -> Result<()> {
+    byte_lock(file, libc::F_OFD_SETLK, libc::F_UNLCK, 0, 0).map(drop)
+}
+
+/// Whether another open file has put that mark there.
+#[cfg(target_os = "linux")]
+pub fn is_marked(file: &File, offset: i64) -> Result<bool> {
+    Ok(byte_lock(file, libc::F_OFD_GETLK, libc::F_WRLCK, offset, 1)? != libc::F_UNLCK)
+}
+
+/// Only Linux has locks of that kind.
+#[cfg(not(target_os = "linux"))]
+pub fn mark(_file: &File, _offset: i64) -> Result<()> {
+    Err(Errno::NOSYS)
+}
+
+/// Nothing to take away.
+#[cfg(not(target_os = "linux"))]
+pub fn take_marks_away(_file: &File) -> Result<()> {
+    Ok(())
+}
+
+/// Nobody can.
+#[cfg(not(target_os = "linux"))]
+pub fn is_marked(_file: &File, _offset: i64) -> Result<bool> {
+    Ok(false)
+}
+
+/// One of the commands for locks of open files, and what the kernel answers. No `length`: to the end.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "no safe crate offers locks of open files")]
+#[allow(clippy::unnecessary_cast, clippy::cast_possible_truncation, reason = "differs by target")]
+fn byte_lock(
+    file: &File,
+    command: libc::c_int,
+    kind: libc::c_int,
+    offset: i64,
+    length: i64,
+) -> Result<libc::c_int> {
+    // SAFETY: all-zero bytes are a valid `flock`: no pid, as these commands want it.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = offset as libc::off_t;
+    lock.l_len = length as libc::off_t;
+    // SAFETY: `file` is open for the length of the call, and the commands that come here read and
+    // write one `flock`, which is ours.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) };
+    if result == -1 {
+        let error = std::io::Error::last_os_error();
+        return Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL));
+    }
+    Ok(libc::c_int::from(lock.l_type))
 }
 
 /// Asks whether any process has the file open for writing, by taking a read lease on it and

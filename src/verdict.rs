@@ -1,14 +1,15 @@
 //! Is the holder of a lock file alive? The one place that decides.
 //!
-//! Witness before evidence. A flock or an open writer proves life and ends the question. A record
-//! whose writer promised to keep a flock is dead without one. Only then do the record and
+//! Witness before evidence. A flock proves life and ends the question. A record whose writer promised
+//! to keep a flock is dead without one. An open writer proves life where no flock was promised (where
+//! one was, it may be somebody who waits to be the next). Only then do the record and
 //! `/proc` count, and age counts last and least: it never overrides a witness, nor proof that the
 //! very process lives. Where nothing can be known, the holder counts as alive.
 
 use jiff::Timestamp;
 
 use crate::process::{self, Own, Process};
-use crate::record::{DeclaredWitness, Record};
+use crate::record::Record;
 use crate::witness::{Testimony, Witness};
 
 /// How long a contender believes in a holder that nothing proves.
@@ -172,7 +173,12 @@ impl Life {
 impl Sighting {
     /// Whether the record's writer keeps a flock while it holds.
     pub fn is_by_flock_holder(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| record.witness == Some(DeclaredWitness::Flock))
+        self.record.as_ref().is_some_and(Record::promises_flock)
+    }
+
+    /// Whether its writer would have the flock if it held the lock, and hasn't.
+    pub fn has_broken_its_promise(&self) -> bool {
+        self.is_by_flock_holder() && self.is_local && self.has_flock
     }
 
     /// Judges what was seen.
@@ -192,8 +198,7 @@ impl Sighting {
             None => self.evidence(&process::own(), Process::find),
         };
         let no_writer = self.testimony == Testimony::NoWriter;
-        let broke_its_promise =
-            witness.is_none() && self.is_by_flock_holder() && self.is_local && self.has_flock;
+        let broke_its_promise = self.has_broken_its_promise();
         // How long it is alive: for good, not at all, or until some age.
         let life = match evidence {
             _ if witness.is_some() => Life::Proved,
@@ -239,6 +244,8 @@ impl Sighting {
     fn witness(&self) -> Option<Witness> {
         if self.flocked {
             Some(Witness::Flock)
+        } else if self.has_broken_its_promise() {
+            None
         } else if self.testimony == Testimony::Writer {
             Some(Witness::OpenForWriting)
         } else {
@@ -323,6 +330,7 @@ fn elapsed(then_ms: i64, now_ms: i64) -> u64 {
 mod tests {
     use super::*;
     use crate::process::Executable;
+    use crate::record::DeclaredWitness;
 
     const PATIENCE: Patience = Patience { stale_ms: 60_000, grace_ms: 5_000 };
     const THEM: i32 = 77;
@@ -392,6 +400,13 @@ mod tests {
         // ... but not where a flock may be another machine's.
         let far = Sighting { is_local: false, testimony: Testimony::None, ..seen(record) };
         assert!(far.judge(PATIENCE).is_alive);
+    }
+
+    #[test]
+    fn a_flock_holders_record_without_a_flock_is_dead_even_if_somebody_has_it_open_for_writing() {
+        let record = Record { witness: Some(DeclaredWitness::Flock), ..by(THEM) };
+        let waited_for = Sighting { testimony: Testimony::Writer, ..seen(record) };
+        assert!(!waited_for.judge(PATIENCE).is_alive);
     }
 
     #[test]

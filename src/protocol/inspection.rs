@@ -18,8 +18,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::{
-    Claim, Contended, DeadLock, HeldLock, LockPaths, Look, ROUNDS, TEMPORARY_SUFFIX, Takeover,
-    errno_of, is_guarded, look, sweep_temporary, take_over,
+    Attempt, Claim, Contended, HeldLock, LockFile, LockPaths, Look, ROUNDS, TEMPORARY_SUFFIX,
+    Takeover, errno_of, is_guarded, look, succession, sweep_temporary, take_over,
 };
 use crate::error::{Context, Error, Result};
 use crate::record::Record;
@@ -38,6 +38,8 @@ pub struct Inspection {
     pub verdict: Option<Verdict>,
     /// Why it could not be looked at, or not be removed.
     pub cause: Option<Error>,
+    /// Its last holder, which lives, has left it to those in line, and none of them has taken it yet.
+    pub is_on_its_way: bool,
     /// Whether it was cleared away by who asked.
     pub is_removed: bool,
 }
@@ -68,8 +70,14 @@ impl LockPaths {
 impl Inspection {
     /// A lock file of which nothing is known but that it is there.
     pub fn unknown(paths: &LockPaths, cause: Option<Error>) -> Self {
-        let lock_path = paths.lock.clone();
-        Self { lock_path, record: None, verdict: None, cause, is_removed: false }
+        Self {
+            lock_path: paths.lock.clone(),
+            record: None,
+            verdict: None,
+            cause,
+            is_on_its_way: false,
+            is_removed: false,
+        }
     }
 
     fn new(paths: &LockPaths, sighting: Sighting, patience: Patience, now_ms: i64) -> Self {
@@ -77,9 +85,13 @@ impl Inspection {
         Self { verdict, record: sighting.record, ..Self::unknown(paths, None) }
     }
 
-    /// What it comes to. Can't know counts as alive.
+    /// What it comes to. Can't know counts as alive; and so does what is on its way to a holder,
+    /// although a contender that came just now could be faster.
     pub fn standing(&self) -> Standing {
-        self.verdict.as_ref().map_or(Standing::Unknown, Verdict::standing)
+        match &self.verdict {
+            Some(verdict) if !self.is_on_its_way => verdict.standing(),
+            _ => Standing::Unknown,
+        }
     }
 }
 
@@ -111,8 +123,10 @@ pub fn inspect(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<I
         Look::Moved => Some(Inspection::unknown(paths, None)),
         Look::Alive(contended) => Some(in_the_way(paths, contended, claim.patience, now_ms)),
         Look::Dead(dead, sighting) => {
+            let is_on_its_way = succession::is_on_its_way(&dead, sighting.record.as_ref());
             let_go(&dead);
-            Some(Inspection::new(paths, *sighting, claim.patience, now_ms))
+            let inspection = Inspection::new(paths, *sighting, claim.patience, now_ms);
+            Some(Inspection { is_on_its_way, ..inspection })
         }
     })
 }
@@ -129,19 +143,36 @@ pub fn clear(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Cle
             }
             Look::Dead(dead, sighting) => (dead, sighting),
         };
+        let is_on_its_way = succession::is_on_its_way(&dead, sighting.record.as_ref());
         let inspection = Inspection::new(paths, *sighting, claim.patience, now_ms);
-        let taken =
-            if is_guarded(paths) { Ok(Takeover::Occupied) } else { take_over(paths, claim, &dead) };
-        let cause = match taken {
+        let replaced = if is_on_its_way || is_guarded(paths) {
+            Ok(Takeover::Occupied)
+        } else {
+            replace(paths, claim, dead.clone())
+        };
+        let cause = match replaced {
             Ok(Takeover::Done(ours)) => return Ok(Some(Clearing::Replaced(inspection, ours))),
             Ok(Takeover::Lost) => continue,
             Ok(Takeover::Occupied) => None,
             Err(cause) => Some(cause),
         };
         let_go(&dead);
-        return Ok(Some(Clearing::Kept(Inspection { cause, ..inspection })));
+        return Ok(Some(Clearing::Kept(Inspection { cause, is_on_its_way, ..inspection })));
     }
     Ok(Some(Clearing::Kept(Inspection::unknown(paths, None))))
+}
+
+/// Takes a dead lock over, in the way of its kind.
+fn replace(paths: &LockPaths, claim: &Claim, mut dead: LockFile) -> Result<Takeover> {
+    dead.open_writer();
+    if !dead.is_heritable() {
+        return take_over(paths, claim, &dead);
+    }
+    Ok(match succession::inherit(paths, claim, dead, None)? {
+        Some(Attempt::TakenOver(ours) | Attempt::Acquired(ours)) => Takeover::Done(ours),
+        Some(Attempt::Contended(_)) => Takeover::Occupied,
+        None => Takeover::Lost,
+    })
 }
 
 /// Releases what a dead lock was replaced by, once that has settled. `false`: somebody else has
@@ -168,36 +199,46 @@ pub fn is_temporary(name: &OsStr) -> bool {
     lock_name.ends_with(b".jsonl.lock") || lock_name.strip_suffix(b".lock").is_some_and(is_short)
 }
 
-/// A contender's look, but for one thing. A holder of ours has its file open for writing. A flock
-/// without that belongs to somebody who judges the file just now, and is worth another look: a
-/// contender will come again, and we won't.
+/// A contender's look; but what is in motion gets some more of them: a contender will come again, and
+/// we won't.
 fn look_closely(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
     for _ in 1..ROUNDS {
         match look(paths, claim, now_ms)? {
             Look::Moved => {}
-            Look::Alive(contended) if is_being_judged(&contended) => outlast(&contended),
+            Look::Alive(contended) if is_in_motion(&contended) => outlast(&contended),
+            Look::Dead(dead, seen) if succession::is_on_its_way(&dead, seen.record.as_ref()) => {
+                let_go(&dead);
+                std::thread::yield_now();
+            }
             seen => return Ok(seen),
         }
     }
     look(paths, claim, now_ms)
 }
 
-fn is_being_judged(contended: &Contended) -> bool {
+/// A holder of ours has its file open for writing. A flock without that belongs to somebody who
+/// judges the file just now. And a record with nothing but the promise is just being written.
+fn is_in_motion(contended: &Contended) -> bool {
     contended.witness == Some(Witness::Flock)
-        && contended.sighting().is_some_and(|sighting| sighting.testimony == Testimony::NoWriter)
+        && contended.sighting().is_some_and(|sighting| {
+            let is_being_judged = sighting.testimony == Testimony::NoWriter;
+            let is_being_written =
+                |record: &Record| record.promises_flock() && record.pid.is_none();
+            is_being_judged || sighting.record.as_ref().is_some_and(is_being_written)
+        })
 }
 
-/// Lets somebody finish who judges the file; that takes him microseconds, if he isn't stopped.
-fn outlast(judged: &Contended) {
+/// Lets somebody finish; that takes him microseconds, if he isn't stopped.
+fn outlast(moving: &Contended) {
     const TRIES: usize = 200;
 
     for _ in 0..TRIES {
-        if !judged.is_proved() {
+        if !is_in_motion(moving) || !moving.is_proved() {
             break;
         }
         std::thread::yield_now();
     }
-    if let Some(file) = &judged.file {
+    if let Some(file) = moving.file() {
         let _ = sys::unlock(file); // it goes with the descriptor in any case
     }
 }
@@ -215,7 +256,7 @@ fn in_the_way(
 }
 
 /// Gives the flock of a dead lock back. Closing would do, but for a child that shares the file.
-fn let_go(dead: &DeadLock) {
+fn let_go(dead: &LockFile) {
     let _ = sys::unlock(&dead.file); // it goes with the descriptor in any case
 }
 

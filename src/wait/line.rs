@@ -38,8 +38,17 @@ pub struct Place(Arc<Stand>);
 /// What a thread and the owner of its place share.
 struct Stand {
     file: Arc<File>,
-    callback: Box<dyn Fn() + Send + Sync>,
+    callback: Box<dyn Fn(Arrival) + Send + Sync>,
     state: Mutex<State>,
+}
+
+/// When a flock comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// Its owner waits for it.
+    InTime,
+    /// Its owner has left, but the thread had not noticed. Nobody wants it, and it is ours.
+    TooLate,
 }
 
 enum State {
@@ -49,25 +58,37 @@ enum State {
     Blocking(Thread),
     /// The owner has left; the thread, if there was one, has not noticed yet.
     Leaving(Option<Thread>),
-    Done,
+    /// The flock is ours.
+    Come,
+    /// It isn't, and nobody stands here any more.
+    Over,
+}
+
+/// Whether one can stand in line at all.
+pub fn is_there() -> bool {
+    signal::is_ours()
 }
 
 /// Stands in line for the flock on `file`. Calls back when it is ours; it then belongs to the open
 /// file, and is given back by closing or unlocking that. `None` where there is no line.
-pub fn stand(file: Arc<File>, callback: impl Fn() + Send + Sync + 'static) -> Option<Place> {
-    if !signal::is_ours() {
-        return None;
-    }
+pub fn stand(file: Arc<File>, callback: impl Fn(Arrival) + Send + Sync + 'static) -> Option<Place> {
     let state = Mutex::new(State::Waiting);
     let stand = Arc::new(Stand { file, callback: Box::new(callback), state });
     hand_to_thread(Arc::clone(&stand)).then_some(Place(stand))
+}
+
+impl Place {
+    /// Whether the flock is ours.
+    pub fn has_come(&self) -> bool {
+        matches!(*self.0.state(), State::Come)
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.0.state();
         let thread = match *state {
-            State::Done => return,
+            State::Come | State::Over => return,
             State::Waiting => None,
             State::Blocking(thread) => Some(thread),
             State::Leaving(thread) => thread,
@@ -88,7 +109,7 @@ impl Stand {
         {
             let mut state = self.state();
             if matches!(*state, State::Leaving(_)) {
-                *state = State::Done;
+                *state = State::Over;
                 return;
             }
             *state = State::Blocking(signal::this_thread());
@@ -99,13 +120,11 @@ impl Stand {
                 result => break result,
             }
         };
-        let has_left =
-            matches!(std::mem::replace(&mut *self.state(), State::Done), State::Leaving(_));
-        if has_left {
-            // The flock may have come at the last moment.
-            let _ = flock(&self.file, FlockOperation::Unlock);
-        } else if result.is_ok() {
-            (self.callback)();
+        let outcome = if result.is_ok() { State::Come } else { State::Over };
+        let before = std::mem::replace(&mut *self.state(), outcome);
+        if result.is_ok() {
+            let has_left = matches!(before, State::Leaving(_));
+            (self.callback)(if has_left { Arrival::TooLate } else { Arrival::InTime });
         }
     }
 }

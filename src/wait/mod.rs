@@ -11,7 +11,7 @@
 //! Callbacks run on these threads. What may hang (a network file system) has to be handed to
 //! [`crate::executor`].
 
-pub use line::Place;
+pub use line::{Arrival, Place};
 
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "other.rs")]
@@ -66,6 +66,9 @@ struct Agenda {
     watches: HashMap<Token, Vec<Subscription>>,
     /// Changes that somebody else than the thread has read from the kernel.
     unhandled: Vec<Token>,
+    /// Files that the kernel watches and nobody else: the thread takes these back when it is awake. A
+    /// hand-over would have to wait for that otherwise.
+    unwatched: Vec<Token>,
     numbers: u64,
     /// Present while the thread runs.
     events: Option<Arc<Events>>,
@@ -127,15 +130,23 @@ pub fn on_change(file: &File, callback: impl Fn() + Send + Sync + 'static) -> Op
     Some(agenda.subscribe(token, Arc::new(callback)))
 }
 
+/// Whether one can stand in line for a flock here.
+pub fn has_lines() -> bool {
+    !is_timers_only() && line::is_there()
+}
+
 /// Stands in line for the flock on `file`, first come, first served among all processes. Calls back
 /// when it is ours; it then belongs to the open file. `None` where one can't stand in line.
-pub fn in_line(file: &Arc<File>, callback: impl Fn() + Send + Sync + 'static) -> Option<Place> {
-    if is_timers_only() {
+pub fn in_line(
+    file: &Arc<File>,
+    callback: impl Fn(Arrival) + Send + Sync + 'static,
+) -> Option<Place> {
+    if !has_lines() {
         return None;
     }
-    line::stand(Arc::clone(file), move || {
+    line::stand(Arc::clone(file), move |arrival| {
         EVENT_WAKE_UPS.fetch_add(1, Ordering::Relaxed);
-        callback();
+        callback(arrival);
     })
 }
 
@@ -196,8 +207,9 @@ impl Drop for Watch {
         watches.retain(|watch| watch.number != self.number);
         if watches.is_empty() {
             agenda.watches.remove(&self.token);
-            if let Some(events) = &agenda.events {
-                events.unwatch(self.token);
+            match (self.token, &agenda.events) {
+                (Token::Process(_), Some(events)) => events.unwatch(self.token),
+                _ => agenda.unwatched.push(self.token),
             }
         }
     }
@@ -225,6 +237,7 @@ impl Agenda {
     fn subscribe(&mut self, token: Token, callback: Callback) -> Watch {
         let number = self.number();
         let unread_since = Instant::now();
+        self.unwatched.retain(|unwatched| *unwatched != token);
         let watch = Subscription { number, callback, unread_since };
         self.watches.entry(token).or_default().push(watch);
         Watch { token, number }
@@ -248,6 +261,14 @@ impl Agenda {
 
     fn is_empty(&self) -> bool {
         self.timers.is_empty() && self.watches.is_empty()
+    }
+
+    /// Takes back what nobody watches any more.
+    fn unwatch(&mut self) {
+        let unwatched = std::mem::take(&mut self.unwatched);
+        if let Some(events) = &self.events {
+            unwatched.into_iter().for_each(|token| events.unwatch(token));
+        }
     }
 
     /// How long to sleep now, and whether that is for lack of anything to wait for.
@@ -313,6 +334,7 @@ fn wait_and_call(events: &Events) {
         let (changed, due) = {
             let mut agenda = agenda();
             agenda.sleeps_until = None;
+            agenda.unwatch();
             agenda.collect_changes();
             tokens.append(&mut agenda.unhandled);
             (agenda.callbacks(&tokens), agenda.due(Instant::now()))
@@ -330,6 +352,7 @@ fn wait_and_call(events: &Events) {
         let mut agenda = agenda();
         if was_idle && agenda.is_empty() && started.elapsed() >= IDLE_LIMIT {
             agenda.events = None;
+            agenda.unwatched.clear(); // they go with it
             return;
         }
     }

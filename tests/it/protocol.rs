@@ -77,12 +77,26 @@ fn a_file_that_somebody_has_open_for_writing_is_held_whatever_it_says() {
 }
 
 #[test]
-fn a_dead_lock_is_replaced_at_once_and_nothing_else_stays() {
+fn an_older_process_s_dead_lock_is_replaced_at_once_and_nothing_else_stays() {
     let session = Session::new();
-    session.leave_dead_lock();
+    fs::write(session.lock(), format!(r#"{{"pid":{NOBODY}}}"#)).unwrap();
     let dead = fs::metadata(session.lock()).unwrap().ino();
     let held = session.acquire();
     assert_ne!(fs::metadata(session.lock()).unwrap().ino(), dead);
+    assert_eq!(session.listing(), ["chat.jsonl.lock"]);
+    held.release().unwrap();
+    assert!(session.listing().is_empty());
+}
+
+#[test]
+fn a_dead_flock_holder_s_lock_is_written_over_at_once_and_nothing_else_stays() {
+    let session = Session::new();
+    session.leave_dead_lock();
+    let dead = fs::metadata(session.lock()).unwrap().ino();
+    let Attempt::TakenOver(held) = session.attempt() else { panic!("not settling") };
+    assert_eq!(fs::metadata(session.lock()).unwrap().ino(), dead);
+    let record = Record::decode(&fs::read(session.lock()).unwrap()).unwrap();
+    assert_eq!(record.pid, Some(session_write_lock::process::own().pid));
     assert_eq!(session.listing(), ["chat.jsonl.lock"]);
     held.release().unwrap();
     assert!(session.listing().is_empty());
