@@ -37,8 +37,10 @@
 //! Nothing here sleeps, and no loop is unbounded: who loses too many rounds is told that the lock
 //! is contended and comes again.
 
+pub mod inspection;
 mod succession;
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -52,7 +54,7 @@ use crate::error::{Context, Error, FileKind, Result};
 use crate::process;
 use crate::record::{DeclaredWitness, Record};
 use crate::sys::{self, FileId, Lease, Status};
-use crate::verdict::{Patience, Sighting, Verdict};
+use crate::verdict::{self, Patience, Sighting, Verdict};
 use crate::witness::{self, Testimony, Witness};
 
 pub use succession::{Cleared, HandedOn};
@@ -128,12 +130,17 @@ impl LockPaths {
         let folder = folder.map_err(errno_of).during("realpath", session_file)?;
         let mut lock_name = name.to_owned();
         lock_name.push(".lock");
+        Ok(Self::in_folder(folder, &lock_name))
+    }
+
+    /// The lock of this name in a folder that is named by its real path.
+    pub(crate) fn in_folder(folder: PathBuf, lock_name: &OsStr) -> Self {
         let beside = |suffix: &str| {
-            let mut name = lock_name.clone();
+            let mut name = lock_name.to_owned();
             name.push(suffix);
             folder.join(name)
         };
-        Ok(Self(Arc::new(Paths {
+        Self(Arc::new(Paths {
             lock: beside(""),
             temporary: if lock_name.len() + TEMPORARY_SUFFIX.len() <= NAME_MAX {
                 beside(TEMPORARY_SUFFIX)
@@ -142,7 +149,7 @@ impl LockPaths {
             },
             guard: beside(".reclaim"),
             folder,
-        })))
+        }))
     }
 
     /// The folder it stands in.
@@ -268,14 +275,19 @@ impl Contended {
         }
     }
 
-    /// Says what was in the way, as a contender with this patience sees it.
-    pub fn report(&self, patience: Patience) -> Report {
+    /// What was seen of the file; `None` if it can't be read.
+    fn sighting(&self) -> Option<Sighting> {
         let seen_now = || {
             // A file without a sighting was flocked.
             let seen = sight(Path::new(""), self.file()?, false, false).ok()??;
             Some(Sighting { flocked: true, ..seen })
         };
-        let sighting = self.sighting.as_deref().cloned().or_else(seen_now);
+        self.sighting.as_deref().cloned().or_else(seen_now)
+    }
+
+    /// Says what was in the way, as a contender with this patience sees it.
+    pub fn report(&self, patience: Patience) -> Report {
+        let sighting = self.sighting();
         Report {
             verdict: sighting.as_ref().map(|sighting| sighting.judge(patience)),
             record: sighting.and_then(|sighting| sighting.record),
@@ -418,9 +430,11 @@ impl LockFile {
         Self { file: Arc::new(file), writer: None, id, promises_flock: false }
     }
 
-    /// Tries to open it once more, to write it by.
+    /// Tries to open it once more, to write it by, if it promises a flock.
     fn open_writer(&mut self) {
-        self.writer = sys::reopen_for_writing(&self.file).ok().map(Arc::new);
+        if self.promises_flock {
+            self.writer = sys::reopen_for_writing(&self.file).ok().map(Arc::new);
+        }
     }
 
     /// Opens it once more, writable if it promises a flock. (If it doesn't, that would make it look
@@ -496,25 +510,20 @@ impl HeldLock {
 /// Tries to take the lock, once, without waiting.
 pub fn attempt(paths: &LockPaths, claim: &Claim) -> Result<Attempt> {
     for _ in 0..ROUNDS {
-        match look(paths, claim)? {
+        match look(paths, claim, verdict::now_ms())? {
             Look::Alive(contended) => return Ok(Attempt::Contended(contended)),
             Look::Moved => {}
-            Look::Dead(dead) if dead.is_heritable() => {
-                if let Some(attempt) = succession::inherit(paths, claim, dead, None)? {
+            Look::Dead(dead, _) => {
+                if let Some(attempt) = replace(paths, claim, dead)? {
                     return Ok(attempt);
                 }
             }
-            _ if is_guarded(paths) => break,
+            Look::Vacant if is_guarded(paths) => break,
             Look::Vacant => {
                 if let Some(held) = publish(paths, claim)? {
                     return Ok(Attempt::Acquired(held));
                 }
             }
-            Look::Dead(dead) => match take_over(paths, claim, &dead)? {
-                Takeover::Done(held) => return Ok(Attempt::TakenOver(held)),
-                Takeover::Occupied => break,
-                Takeover::Lost => {}
-            },
         }
     }
     Ok(Attempt::Contended(Contended::default()))
@@ -528,13 +537,13 @@ enum Look {
     /// A lock that has to be respected.
     Alive(Contended),
     /// A dead lock, whose flock is ours now where the file system has one.
-    Dead(LockFile),
+    Dead(LockFile, Box<Sighting>),
     /// It changed while we looked.
     Moved,
 }
 
-/// Looks at the lock file and judges it, keeping the flock of a dead one.
-fn look(paths: &LockPaths, claim: &Claim) -> Result<Look> {
+/// Looks at the lock file and judges it as of an instant, keeping the flock of a dead one.
+fn look(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
     let path = &paths.lock;
     let (mut file, status) = match open_regular(path) {
         Ok(Some(opened)) => opened,
@@ -561,7 +570,7 @@ fn look(paths: &LockPaths, claim: &Claim) -> Result<Look> {
         Err(cause) if is_not_ours_to_read(&cause) => return Ok(Look::Alive(cause.into())),
         Err(error) => return Err(error),
     };
-    let verdict = sighting.judge(claim.patience);
+    let verdict = sighting.judge_at(claim.patience, now_ms);
     if verdict.is_alive {
         // Its flock is nobody's: an older process may not even know of such a thing.
         sys::unlock(&file.file).or_else(without_flock).during("flock", path)?;
@@ -573,11 +582,8 @@ fn look(paths: &LockPaths, claim: &Claim) -> Result<Look> {
             ..Contended::default()
         }));
     }
-    if sighting.has_broken_its_promise() {
-        file.promises_flock = true;
-        file.open_writer();
-    }
-    Ok(Look::Dead(file))
+    file.promises_flock = sighting.has_broken_its_promise();
+    Ok(Look::Dead(file, Box::new(sighting)))
 }
 
 /// Tries to take the flock. NFS gives an exclusive one only on a file that is open for writing
@@ -840,6 +846,22 @@ fn token() -> rustix::io::Result<String> {
 
 // --- Takeover ---------------------------------------------------------------------------------
 
+/// Makes a dead lock ours, in the way of its kind. `None`: the path went to another file.
+fn replace(paths: &LockPaths, claim: &Claim, mut dead: LockFile) -> Result<Option<Attempt>> {
+    dead.open_writer();
+    if dead.is_heritable() {
+        return succession::inherit(paths, claim, dead, None);
+    }
+    if is_guarded(paths) {
+        return Ok(Some(Attempt::Contended(Contended::default())));
+    }
+    Ok(match take_over(paths, claim, &dead)? {
+        Takeover::Done(held) => Some(Attempt::TakenOver(held)),
+        Takeover::Occupied => Some(Attempt::Contended(Contended::default())),
+        Takeover::Lost => None,
+    })
+}
+
 enum Takeover {
     Done(HeldLock),
     /// Another contender is about it.
@@ -923,7 +945,7 @@ fn create_temporary(
     for _ in 0..ROUNDS {
         let file = match sys::create_new(path) {
             Ok(file) => file,
-            Err(Errno::EXIST) if sweep_temporary(paths, dead)? => continue,
+            Err(Errno::EXIST) if sweep_temporary(path, dead)? => continue,
             Err(Errno::EXIST) => return Ok(None),
             Err(errno) => return Err(errno).during("open", path),
         };
@@ -937,8 +959,7 @@ fn create_temporary(
 }
 
 /// Removes a temporary that a crash left behind. `false` if it may be in use.
-fn sweep_temporary(paths: &LockPaths, dead: Option<FileId>) -> Result<bool> {
-    let path = &paths.temporary;
+fn sweep_temporary(path: &Path, dead: Option<FileId>) -> Result<bool> {
     let Some((file, status)) = open_regular(path)? else {
         return Ok(true);
     };
@@ -973,7 +994,7 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 #[expect(clippy::needless_pass_by_value)] // shaped for `map_err`
-fn errno_of(error: std::io::Error) -> Errno {
+pub(crate) fn errno_of(error: std::io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -138,6 +139,8 @@ struct Hold {
     /// The acquisitions that share it.
     handles: HashSet<Handle>,
     since: Instant,
+    /// The same on the wall clock, for people.
+    acquired_at: Timestamp,
     /// Since when this process has had the lock again and again, ahead of those in line.
     series: Instant,
     /// How long it may be held; the watchdog's business.
@@ -363,6 +366,52 @@ pub fn end(environment: Environment) {
     }
 }
 
+// --- What others ask ----------------------------------------------------------------------------
+
+/// A lock that this process holds, for those who want to see.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The lock file.
+    pub lock_path: PathBuf,
+    /// When it was granted, on the wall clock.
+    pub acquired_at: Timestamp,
+    /// How long ago that was, on the monotonic clock.
+    pub held_for: Duration,
+    /// How long it may be held.
+    pub limit: Duration,
+    /// How many acquisitions share it.
+    pub acquisitions: usize,
+    /// How many acquires of this process wait for it.
+    pub waiters: usize,
+}
+
+/// What this process holds, by the path of the lock file. Asks nobody: a loss that nobody has
+/// noticed isn't known here either.
+pub fn held() -> Vec<Held> {
+    let mut held: Vec<_> = with_registry(|registry| {
+        let holds = registry
+            .holds
+            .iter()
+            .flat_map(|(paths, holds)| holds.iter().map(move |hold| (paths, hold)));
+        let waiters = |paths| registry.queues.get(paths).map_or(0, |queue| queue.waiters.len());
+        holds.map(|(paths, hold)| hold.describe(waiters(paths))).collect()
+    });
+    held.sort_by(|one, other| one.lock_path.as_os_str().cmp(other.lock_path.as_os_str()));
+    held
+}
+
+/// Whether this process holds that lock, as far as it knows.
+pub fn is_held_here(paths: &LockPaths) -> bool {
+    with_registry(|registry| !registry.holds_of(paths).is_empty())
+}
+
+/// A lock file has gone: who waits for it in this process has a look at once.
+pub fn look_again(paths: &LockPaths) {
+    if with_registry(|registry| registry.queues.contains_key(paths)) {
+        serve_elsewhere(paths.clone());
+    }
+}
+
 // --- Arriving and leaving -----------------------------------------------------------------------
 
 /// Finds out whose queue the arrivals for one session file belong to, and lets them in one after
@@ -477,7 +526,7 @@ fn put_down(hold: Hold) -> Result<()> {
 fn put_down_and_tell(hold: Hold) -> Result<()> {
     let paths = hold.lock.paths().clone();
     let result = put_down(hold);
-    serve_if_wanted(paths);
+    look_again(&paths);
     result
 }
 
@@ -486,14 +535,8 @@ fn remove_and_tell(hold: Hold) -> Result<()> {
     let paths = hold.lock.paths().clone();
     drop(hold.loss_watch); // as above
     let result = hold.lock.release();
-    serve_if_wanted(paths);
+    look_again(&paths);
     result
-}
-
-fn serve_if_wanted(paths: LockPaths) {
-    if with_registry(|registry| registry.queues.contains_key(&paths)) {
-        serve_elsewhere(paths);
-    }
 }
 
 /// Remembers a lock file that was left to those in line, and sees to it that it is looked back at.
@@ -654,7 +697,7 @@ fn meet_again(paths: &LockPaths, now: Instant, claim: &Claim, obstacle: Obstacle
             // By now it is worth knowing whether others read the file, or take it away.
             let change = change.or_else(|| {
                 place.as_ref()?;
-                wait::on_removal(contended.file()?, look_again(paths, true))
+                wait::on_removal(contended.file()?, when_stirred(paths, true))
             });
             let quiet_looks = quiet_looks.saturating_add(1);
             let has_ended = false;
@@ -701,7 +744,7 @@ fn conclude(
 }
 
 /// To be called when something has happened to what is in the way.
-fn look_again(paths: &LockPaths, is_local: bool) -> impl Fn() + Send + Sync + 'static {
+fn when_stirred(paths: &LockPaths, is_local: bool) -> impl Fn() + Send + Sync + 'static {
     let paths = paths.clone();
     move || {
         with_registry(|registry| {
@@ -721,7 +764,7 @@ fn watch_obstacle(paths: &LockPaths, mut contended: Contended) -> Obstacle {
     };
     let is_local = with_registry(|registry| registry.is_known_local(Some(paths.folder())))
         || witness::is_local(&file);
-    let look = || look_again(paths, is_local);
+    let look = || when_stirred(paths, is_local);
     let is_flocked = contended.witness() == Some(Witness::Flock);
     // Elsewhere another machine may release it, and nobody would tell.
     let has_line = is_local && is_flocked && wait::has_lines();
@@ -1123,6 +1166,7 @@ impl Registry {
             lock,
             handles: HashSet::from([handle]),
             since: Instant::now(),
+            acquired_at: Timestamp::now(),
             series,
             limit: Duration::from_millis(request.max_hold_ms),
             tell_loss: Vec::new(),
@@ -1202,6 +1246,17 @@ impl Registry {
 }
 
 impl Hold {
+    fn describe(&self, waiters: usize) -> Held {
+        Held {
+            lock_path: self.lock.paths().lock().to_owned(),
+            acquired_at: self.acquired_at,
+            held_for: self.since.elapsed(),
+            limit: self.limit,
+            acquisitions: self.handles.len(),
+            waiters,
+        }
+    }
+
     fn tell(&self, loss: Loss) {
         for tell in &self.tell_loss {
             tell(loss);

@@ -59,7 +59,7 @@ pub fn inherit(
     let was_handed_on = previous_lives();
     // If not, an older process may be about to remove it, or its holder may have died in the middle of
     // an exchange that had brought out a live lock.
-    let is_free = || Ok(!is_guarded(paths) && sweep_temporary(paths, Some(file.id))?);
+    let is_free = || Ok(!is_guarded(paths) && sweep_temporary(&paths.temporary, Some(file.id))?);
     if !was_handed_on && !is_free()? {
         let _ = sys::unlock(&file.file); // closing it would do as well
         return Ok(Some(Attempt::Contended(Contended::default())));
@@ -106,6 +106,12 @@ fn write_over(writer: &File, text: &[u8], length: usize) -> rustix::io::Result<(
         sys::truncate(writer, text.len() as u64)?;
     }
     sys::write_at(writer, &text[..1], 0)
+}
+
+/// Whether a lock file that nobody has the flock of is on its way to those in line.
+pub fn is_on_its_way(file: &LockFile, record: Option<&Record>) -> bool {
+    let token = record.and_then(|record| record.token.as_deref());
+    token.is_some_and(|token| is_marked(file, token))
 }
 
 /// Says that the holder whose record has this token has handed on.
