@@ -109,7 +109,7 @@ function readOptions(options) {
   if (options === null || typeof options !== "object") {
     throw argumentError("ERR_INVALID_ARG_TYPE", `options must be an object, not ${show(options)}`);
   }
-  const { sessionFile, timeoutMs, staleMs, maxHoldMs, allowReentrant, signal } = options;
+  const { sessionFile, timeoutMs, staleMs, maxHoldMs, allowReentrant, signal, handleSignals } = options;
   return {
     signal: readSignal(signal),
     sessionFile: readSessionFile(sessionFile),
@@ -118,6 +118,7 @@ function readOptions(options) {
     staleMs: readMs("staleMs", staleMs, DEFAULT_STALE_MS),
     maxHoldMs: readMs("maxHoldMs", maxHoldMs, DEFAULT_MAX_HOLD_MS),
     allowReentrant: readBoolean("allowReentrant", allowReentrant, true),
+    handleSignals: readBoolean("handleSignals", handleSignals, true),
   };
 }
 
@@ -218,7 +219,7 @@ function forget(ticket) {
 
 async function acquireSessionWriteLock(options) {
   const request = readOptions(options);
-  installListeners();
+  installListeners(request);
   for (;;) {
     request.signal?.throwIfAborted();
     const ticket = ++lastTicket;
@@ -270,7 +271,7 @@ function outcomeOf(ticket, signal) {
 function tryAcquireSessionWriteLock(options) {
   const request = readOptions(options);
   request.signal?.throwIfAborted();
-  installListeners();
+  installListeners(request);
   const { granted, refusal } = client.tryAcquire(...nativeArguments(request));
   if (refusal) {
     throw refusalError(refusal);
@@ -371,11 +372,12 @@ let hasInstalled = false;
 /**
  * At each acquire: whatever is missing is added. Ours come first among the listeners of a signal,
  * because one that was added with `once` is gone by the time the next one runs, and must be seen
- * when we ask whether we are alone. Worker threads receive no signals.
+ * when we ask whether we are alone. Worker threads receive no signals, and a caller may want to
+ * handle them all by itself.
  */
-function installListeners() {
-  const signals = receivesSignals() ? CLEANUP_SIGNALS : [];
-  if (hasInstalled && process[CLEANUP].listeners.size === signals.length) {
+function installListeners({ handleSignals }) {
+  const signals = handleSignals && receivesSignals() ? CLEANUP_SIGNALS : [];
+  if (hasInstalled && process[CLEANUP].listeners.size >= signals.length) {
     return;
   }
   hasInstalled = true;
