@@ -13,6 +13,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { fstatSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { getSystemErrorMap } from "node:util";
 
 import { howKnown } from "./grounds.mjs";
 import { complain } from "./output.mjs";
@@ -157,7 +158,8 @@ async function outcomeOf([file, ...args], held, { maxHold, signals }) {
     const [status, signal] = await ended.finally(() => guard.leave());
     return guard.hasStopped ? { status: STOPPED } : { status, signal };
   } catch (error) {
-    complain(`can't run ${printable(file)}: ${messageOf(error)}`);
+    const reason = getSystemErrorMap().get(error.errno)?.[1] ?? messageOf(error);
+    complain(`can't run ${printable(file)}: ${reason}`);
     return { status: error.code === "ENOENT" ? NOT_FOUND : CANNOT_RUN };
   }
 }
