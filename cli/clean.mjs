@@ -61,8 +61,8 @@ function kept(locks, lock) {
     const why = `${each.verdict}, ${howKnown(each, lock)}`;
     numbers.set(why, (numbers.get(why) ?? 0) + 1);
   }
-  const groups = [...numbers].map(([why, number]) => `${number} (${why})`);
-  return [`kept ${groups.join(", ")}`];
+  const groups = [...numbers].sort().map(([why, number]) => `${number} ${why}`);
+  return [`kept ${locks.length}: ${groups.join("; ")}`];
 }
 
 function total(dead, dryRun) {

@@ -33,7 +33,7 @@ function whyDead({ holder, pid, staleReasons }, lock) {
 
 function whyUnknown({ holder, pid, cause }) {
   if (cause) {
-    return `can't be looked at: ${cause.code ?? messageOf(cause)}`;
+    return isNoFile({ cause }) ? "is no regular file" : `can't be looked at: ${cause.code ?? messageOf(cause)}`;
   }
   if (pid === null) {
     return "names no process, may be new";
@@ -42,6 +42,11 @@ function whyUnknown({ holder, pid, cause }) {
     return "its process is out of sight";
   }
   return "its process may be running";
+}
+
+/** Whether something else stands where the lock file belongs: an acquire is refused. */
+export function isNoFile({ cause }) {
+  return cause?.code === "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE";
 }
 
 /** What one may want to know although it decides nothing. */

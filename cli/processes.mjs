@@ -7,8 +7,8 @@ import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 
 import { printable } from "./words.mjs";
 
-/** More of a command line than this helps nobody. */
-const LONGEST = 4_096;
+/** More of a command line than this helps nobody, in characters. */
+const LONGEST = 200;
 
 /** The command line of the process that wrote a record; `null` if it can't be told. */
 export function commandLineOf({ pid, pidAlive, holder }, { getProcessStartTime }) {
@@ -50,8 +50,8 @@ function differ(theirs, ours) {
 /** What a process was started with. `null` if it has ended, or the kernel doesn't say. */
 export function commandLine(pid) {
   const raw = tryTo(() => readFileSync(`/proc/${pid}/cmdline`, "utf8"));
-  const words = raw?.slice(0, LONGEST).split("\0").filter(Boolean);
-  return words?.length ? printable(words.join(" ")) : null;
+  const line = raw?.split("\0").filter(Boolean).join(" ");
+  return line ? printable(line.length > LONGEST ? `${line.slice(0, LONGEST - 1)}…` : line) : null;
 }
 
 /** Who has a file open, as far as we may see: their numbers. */

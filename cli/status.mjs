@@ -12,7 +12,7 @@ import { count, duration, json, printable } from "./words.mjs";
 
 const COLUMNS = [
   { title: "SESSION", shrink: 2, keep: "end" },
-  { title: "HOLDER", shrink: 1 },
+  { title: "HOLDER", shrink: 1, most: 80 },
   { title: "AGE" },
   { title: "VERDICT", paint: (text) => paintVerdict[text](text) },
   { title: "HOW IT IS KNOWN", shrink: 3 },

@@ -42,13 +42,15 @@ export function fit(text, width, keep = "start") {
 }
 
 /**
- * The lines of a table. A column has a `title`, may have a `shrink` order (1 gives way first), what
- * to `keep` of a text that is cut, and a `paint` for its cells. `width` is that of the terminal.
+ * The lines of a table. A column has a `title`, may have a `shrink` order (1 gives way first), a
+ * width that it has `most`, what to `keep` of a text that is cut, and a `paint` for its cells.
+ * `width` is that of the terminal.
  */
 export function table(columns, rows, width = Infinity) {
-  const widths = columns.map(({ title }, index) =>
-    Math.max(widthOf(title), ...rows.map((row) => widthOf(row[index]))),
-  );
+  const widths = columns.map(({ title, most = Infinity }, index) => {
+    const widest = rows.reduce((so, row) => Math.max(so, widthOf(row[index])), widthOf(title));
+    return Math.min(widest, most);
+  });
   shrink(columns, widths, width);
   const header = columns.map(({ title }) => title);
   return [header, ...rows].map((row, number) => line(columns, widths, row, number === 0));

@@ -3,7 +3,8 @@
  * why, and what a person can do.
  */
 
-import { paint, paintVerdict, print, wrap } from "./output.mjs";
+import { isNoFile } from "./grounds.mjs";
+import { paint, print, wrap } from "./output.mjs";
 import { commandLine, isOfAnotherBoot, isOfAnotherNamespace, openersOf } from "./processes.mjs";
 import { asJson, ERROR, NOTHING_DEAD, sessionName, SOMETHING_DEAD } from "./sweep.mjs";
 import { duration, json, messageOf, printable } from "./words.mjs";
@@ -11,20 +12,20 @@ import { duration, json, messageOf, printable } from "./words.mjs";
 const DEFAULT_STALE_MS = 30 * 60_000;
 
 export async function why(session, { json: asData, staleMs = DEFAULT_STALE_MS }, lock) {
-  let inspection;
-  try {
-    inspection = await lock.inspectSessionLock(session, { staleMs });
-  } catch (error) {
-    if (asData || error.code !== "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE") {
-      throw error;
-    }
-    print(...storyOfNoFile(session, error));
-    return ERROR;
-  }
+  const inspection = await lock.inspectSessionLock(session, { staleMs });
   if (asData) {
     print(json(inspection && asJson(inspection), 2));
+  } else if (inspection === null) {
+    print(...storyOfNothing(session));
   } else {
-    print(...(inspection ? story(inspection, staleMs, lock) : storyOfNothing(session)));
+    print(...(isNoFile(inspection) ? storyOfNoFile(inspection) : story(inspection, staleMs, lock)));
+  }
+  return exitCode(inspection);
+}
+
+function exitCode(inspection) {
+  if (inspection && isNoFile(inspection)) {
+    return ERROR;
   }
   return inspection?.verdict === "dead" ? SOMETHING_DEAD : NOTHING_DEAD;
 }
@@ -36,18 +37,30 @@ function tell(heading, paragraphs) {
 }
 
 function story(inspection, staleMs, lock) {
-  const { verdict, ageMs } = inspection;
-  const age = ageMs === null ? "" : `, ${duration(ageMs)} old`;
-  const heading = `${sessionName(inspection)}: the lock is ${verdict}${age}.`;
-  const lines = tell(heading, [
+  const { verdict } = inspection;
+  return tell(HEADINGS[verdict](inspection), [
     ["What the file says", sentences(fileSays(inspection))],
     ["What the kernel says", sentences(kernelSays(inspection, lock))],
     ["What an acquire would do", ACTIONS[verdict](inspection, staleMs)],
     ["Why", sentences(REASONS[verdict](inspection), remark(inspection))],
     ["What you can do", ADVICE[verdict](inspection)],
   ]);
-  lines[0] = lines[0].replace(new RegExp(` ${verdict}\\b`), ` ${paintVerdict[verdict](verdict)}`);
-  return lines;
+}
+
+const HEADINGS = {
+  held: (inspection) => `${sessionName(inspection)} is held${by(inspection)}${since(inspection)}.`,
+  dead: (inspection) => `${sessionName(inspection)} has a dead lock${since(inspection)}: nobody holds it.`,
+  unknown: (inspection) =>
+    `${sessionName(inspection)} counts as held${since(inspection)}: it is unknown whether its holder lives.`,
+};
+
+function by({ pid, comm }) {
+  const name = comm === null ? "" : ` (${printable(comm)})`;
+  return pid === null ? "" : ` by process ${pid}${name}`;
+}
+
+function since({ ageMs }) {
+  return ageMs === null ? "" : `, for ${duration(ageMs)}`;
 }
 
 function sentences(...parts) {
@@ -55,17 +68,18 @@ function sentences(...parts) {
 }
 
 function storyOfNothing(session) {
-  return tell(`${printable(session)}: not locked.`, [
+  return tell(`${printable(session)} is not locked.`, [
     ["What the file says", "There is no lock file."],
     ["What an acquire would do", "Take the lock at once."],
     ["Why", "That the lock file exists is what locks a session."],
   ]);
 }
 
-function storyOfNoFile(session, error) {
-  return tell(`${printable(session)}: can't be locked.`, [
-    ["What the file says", `${upperFirst(messageOf(error))}.`],
-    ["What an acquire would do", `Fail at once, with the code ${error.code}, and leave it as it is.`],
+function storyOfNoFile(inspection) {
+  const { cause } = inspection;
+  return tell(`${sessionName(inspection)} can't be locked: its lock file is no regular file.`, [
+    ["What the kernel says", `${messageOf(cause)}.`],
+    ["What an acquire would do", `Fail at once, with the code ${cause.code}, and leave it as it is.`],
     [
       "Why",
       "A lock file is a regular file. Anything else may lead elsewhere, or do things when it is opened, so " +
@@ -73,10 +87,6 @@ function storyOfNoFile(session, error) {
     ],
     ["What you can do", "Find out who put it there, and move it away."],
   ]);
-}
-
-function upperFirst(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 // --- What the file says -------------------------------------------------------------------------
@@ -231,7 +241,7 @@ const ADVICE = {
   held: ({ pid }) =>
     `Let ${pid === null ? "the holder" : `process ${pid}`} finish, or end it: then the lock ends too. Don't ` +
     "remove the file: a second process would write beside the first.",
-  dead: () => "Nothing: it blocks nobody. `session-write-lock clean` removes it.",
+  dead: () => "Nothing: it blocks nobody. `session-write-lock clean` removes it, by the rules of a takeover.",
   unknown: ({ cause }) =>
     cause
       ? "Ask as a user who may read the file: its owner, or root."
