@@ -9,8 +9,6 @@
 const path = require("node:path");
 const { getSystemErrorName } = require("node:util");
 
-const native = loadNative();
-
 const DEFAULT_TIMEOUT_MS = 10_000;
 const DEFAULT_STALE_MS = 30 * 60_000;
 const DEFAULT_MAX_HOLD_MS = 5 * 60_000;
@@ -19,6 +17,8 @@ const TIMEOUT_CODE = "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT";
 const LOST_CODE = "OPENCLAW_SESSION_WRITE_LOCK_LOST";
 const NOT_A_FILE_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE";
 const NO_BINARY_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NO_BINARY";
+
+const native = loadNative();
 
 /** Signals that end a process unless somebody listens; locks go before they do. */
 const CLEANUP_SIGNALS = ["SIGINT", "SIGTERM", "SIGQUIT", "SIGABRT"];

@@ -61,7 +61,7 @@ function kept(locks, lock) {
     const why = `${each.verdict}, ${howKnown(each, lock)}`;
     numbers.set(why, (numbers.get(why) ?? 0) + 1);
   }
-  const groups = [...numbers].sort().map(([why, number]) => `${number} ${why}`);
+  const groups = [...numbers.keys()].sort().map((why) => `${numbers.get(why)} ${why}`);
   return [`kept ${locks.length}: ${groups.join("; ")}`];
 }
 

@@ -11,6 +11,9 @@ const hasColours = stdout.isTTY === true && !env.NO_COLOR && stdout.hasColors();
 
 export const paint = pc.createColors(hasColours);
 
+/** Whether what has been printed can be written over. */
+export const isScreen = stdout.isTTY === true && env.TERM !== "dumb";
+
 /** Held is well, dead is not, and unknown wants a look. */
 export const paintVerdict = { held: paint.green, dead: paint.red, unknown: paint.yellow };
 

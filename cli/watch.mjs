@@ -6,7 +6,7 @@
 import { watch as watchFolder } from "node:fs";
 import path from "node:path";
 
-import { complain, print } from "./output.mjs";
+import { complain, isScreen, print } from "./output.mjs";
 import { dieBy } from "./signals.mjs";
 import { failureLines } from "./sweep.mjs";
 
@@ -29,7 +29,7 @@ export async function watch({ folders, look, report, json }) {
     complain(...failureLines(seen.failures));
     return seen;
   }
-  const view = process.stdout.isTTY && !json ? new Screen(() => bell.ring()) : new Log();
+  const view = isScreen && !json ? new Screen(() => bell.ring()) : new Log();
   const end = endOfWatch(bell, view);
   try {
     while (!end.signal) {
