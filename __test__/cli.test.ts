@@ -53,7 +53,11 @@ class Run {
     const { NO_COLOR, FORCE_COLOR, DEBUG, ...inherited } = process.env;
     const own = [...through, process.execPath, program, ...words];
     const [command, ...args] = terminal ? onTerminal(own, terminal) : own;
-    this.process = spawn(command!, args, { cwd, env: { ...inherited, TERM: "xterm", SHELL: "/bin/sh", ...env } });
+    this.process = spawn(command!, args, {
+      cwd,
+      env: { ...inherited, TERM: "xterm", SHELL: "/bin/sh", ...env },
+      detached: true, // from the terminal on which the tests may have been started
+    });
     onTestFinished(() => void this.process.kill("SIGKILL"));
     this.process.stdin!.on("error", () => {}); // it need not read what it is told
     this.process.stdout!.setEncoding("utf8").on("data", (text) => {
