@@ -681,8 +681,11 @@ describe("why", () => {
     await until("it is gone", () => run.process.signalCode !== null);
     const told = await reasons(sessionFile);
     expect(told["What the kernel says"]).toMatch(
-      `Somebody holds the flock on the file. It is open in process ${command} (sleep 60).`,
+      `Somebody holds the flock on the file. It is open in process ${command} (sleep 60). ` +
+        `There is no process ${run.process.pid}.`,
     );
+    expect(told["What you can do"]).toMatch("Let the process that has it open finish");
+    expect((await call(["status", path.dirname(sessionFile)])).stdout).toMatch("another process holds the flock\n");
   });
 });
 
@@ -804,7 +807,7 @@ describe("run", () => {
       const run = await call(["run", "--timeout", timeout, sessionFile, "--", "touch", `${sessionFile}.ran`]);
       expect(run.code).toBe(124);
       expect(run.stderr).toMatch(`is still locked${waited}, the command was not run: held for `);
-      expect(run.stderr).toMatch(` by ${holder.pid} (node) `);
+      expect(run.stderr).toMatch(` by process ${holder.pid} (node) `);
       expect(run.stderr).toMatch("(holds the flock)\n");
     }
     expect(existsSync(`${sessionFile}.ran`)).toBe(false);
@@ -841,6 +844,24 @@ describe("run", () => {
     run.process.stdin!.end();
     expect(await run.ended).toEqual({ code: 123, signal: null });
     expect(run.stderr).toMatch("the command has held the lock for 300 ms: stopping the command");
+  });
+
+  test("keeps the lock although nobody reads what it complains of", async () => {
+    const { sessionFile } = newSession();
+    const contender = await Agent.start();
+    const run = startCommand(sessionFile, OBEDIENT, "--max-hold", "300");
+    run.process.stderr!.destroy();
+    await run.printed("SIGTERM");
+    expect(await contender.run(attempt, sessionFile)).toBe(false);
+    run.process.stdin!.end();
+    expect(await run.ended).toEqual({ code: 123, signal: null });
+  });
+
+  test("takes over a dead lock without waiting", async () => {
+    const { sessionFile, lockPath } = newSession();
+    leave(lockPath, { pid: NOBODY });
+    expect(await call(["run", "--timeout", "0", sessionFile, "--", "true"])).toMatchObject({ code: 0, stderr: "" });
+    expect(existsSync(lockPath)).toBe(false);
   });
 
   test("stops a command that has lost its lock", async () => {
@@ -887,6 +908,80 @@ describe("run", () => {
   });
 });
 
+describe("the documents", () => {
+  /** Commands and what they print, as a document shows them. */
+  function consoles(document: string): { words: string[]; shown: string }[] {
+    const text = readFileSync(path.join(root, document), "utf8");
+    const blocks = [...text.matchAll(/^```console\n\$ npx session-write-lock (.*)\n([^]*?)^```$/gm)];
+    return blocks.map(([, words, shown]) => ({ words: words!.split(" "), shown: shown! }));
+  }
+
+  /** Numbers of processes, times and line breaks are others each time. */
+  function essence(text: string, folder: string): string {
+    return text
+      .replaceAll(folder, "/srv/gateway")
+      .replace(/\d{4}-\d\d-\d\d(T| at )\d\d:\d\d:\d\d(\.\d{3}Z)?/g, "TIME")
+      .replace(/\b\d+ (d|h|min|s|ms)( \d+ (h|min|s))?\b(?! at most)/g, "AGE")
+      .replace(/\b\d{3,}\b(?! ms)/g, "NUMBER")
+      .replace(/\s+/g, " ");
+  }
+
+  const GATEWAY = `
+    const { acquireSessionWriteLock } = require(${JSON.stringify(root)});
+    acquireSessionWriteLock({ sessionFile: process.argv[2] }).then(() => console.log("up"));
+    setInterval(() => {}, 1e6);
+  `;
+  const OLD_GATEWAY = `
+    const fs = require("node:fs");
+    const fd = fs.openSync(process.argv[2] + ".lock", "wx");
+    fs.writeSync(fd, JSON.stringify({ pid: process.pid, createdAt: new Date() }));
+    console.log("up");
+    setInterval(() => fd, 1e6);
+  `;
+
+  /** The folder that the documents show: two gateways, of which one is old, and one that was killed. */
+  async function asInTheDocuments(): Promise<string> {
+    const folder = temporaryFolder();
+    mkdirSync(path.join(folder, "sessions"));
+    writeFileSync(path.join(folder, "gateway.js"), GATEWAY);
+    writeFileSync(path.join(folder, "old-gateway.js"), OLD_GATEWAY);
+    const startGateway = async (program: string, session: string) => {
+      const gateway = spawn(process.execPath, [program, session], { cwd: folder, argv0: "node" });
+      onTestFinished(() => void gateway.kill("SIGKILL"));
+      await new Promise((resolve) => gateway.stdout.once("data", resolve));
+      return gateway;
+    };
+    await startGateway("gateway.js", "sessions/main.jsonl");
+    await startGateway("old-gateway.js", "sessions/chat.jsonl");
+    const killed = await startGateway("gateway.js", "sessions/cron.jsonl");
+    killed.kill("SIGKILL");
+    await new Promise((resolve) => killed.once("exit", resolve));
+    return folder;
+  }
+
+  test.each(["README.md", "docs/command-line.md"])("what %s shows is what is printed", async (document) => {
+    const folder = await asInTheDocuments();
+    expect(consoles(document)).not.toEqual([]);
+    for (const { words, shown } of consoles(document)) {
+      const { stdout, stderr } = await call(words, { cwd: folder });
+      expect(essence(stdout + stderr, folder), words.join(" ")).toBe(essence(shown, "/srv/gateway"));
+    }
+  });
+
+  test("docs/command-line.md has every command and every option", async () => {
+    const text = readFileSync(path.join(root, "docs/command-line.md"), "utf8");
+    for (const command of ["status", "clean", "run", "why"]) {
+      const section = text.split(/^## /m).find((part) => part.startsWith(`\`${command}\``))!;
+      const { stdout } = await call([command, "--help"]);
+      const options = [...stdout.matchAll(/^ {2}(--[a-z-]+)/gm)].map((match) => match[1]!);
+      expect(options.length).toBeGreaterThan(1);
+      for (const option of options) {
+        expect(section, `${command} ${option}`).toContain(`\`${option}`);
+      }
+    }
+  });
+});
+
 describe("the program", () => {
   test.each([
     ["--help", "status \\[options\\] \\[dir...\\]"],
@@ -925,7 +1020,7 @@ describe("the program", () => {
   test("says in a line what went wrong, and where only with DEBUG", async () => {
     const missing = ["why", ""];
     expect((await call(missing)).stderr.split("\n")).toHaveLength(2);
-    expect((await call(missing, { env: { DEBUG: "1" } })).stderr).toMatch(/^ {4}at /m);
+    expect((await call(missing, { env: { DEBUG: "1" } })).stderr).toMatch(/ {4}at .*index\.js:/m);
   });
 
   test("says that there is no binary for this system, but helps all the same", async () => {

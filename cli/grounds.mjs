@@ -11,12 +11,26 @@ export function howKnown(inspection, lock) {
 }
 
 const GROUNDS = {
-  held: ({ witnessed }) => WITNESSES[witnessed] ?? "its process is running",
+  held: whyHeld,
   dead: whyDead,
   unknown: whyUnknown,
 };
 
+function whyHeld(inspection, lock) {
+  const sight = WITNESSES[inspection.witnessed] ?? "its process is running";
+  return isWriterGone(inspection, lock) ? `another process ${sight}` : sight;
+}
+
 const WITNESSES = { flock: "holds the flock", "open-for-writing": "has the file open for writing" };
+
+/**
+ * Whether a held lock is held by another process than the one that took it: a child, which has
+ * inherited its descriptor.
+ */
+export function isWriterGone({ witnessed, pid, holder }, lock) {
+  const isOutOfSight = isOfAnotherBoot(holder) || isOfAnotherNamespace(holder);
+  return witnessed !== null && pid !== null && !isOutOfSight && !lock.isAlive(pid);
+}
 
 function whyDead({ holder, pid, staleReasons }, lock) {
   if (staleReasons.includes("recycled-pid") || staleReasons.includes("orphan-self-pid")) {
@@ -32,8 +46,11 @@ function whyDead({ holder, pid, staleReasons }, lock) {
 }
 
 function whyUnknown({ holder, pid, cause }) {
+  if (isNoFile({ cause })) {
+    return "is no regular file";
+  }
   if (cause) {
-    return isNoFile({ cause }) ? "is no regular file" : `can't be looked at: ${cause.code ?? messageOf(cause)}`;
+    return `can't be looked at: ${cause.code ?? messageOf(cause)}`;
   }
   if (pid === null) {
     return "names no process, may be new";

@@ -21,6 +21,8 @@ export async function main(words) {
   process.on("uncaughtException", (error) => fail(error, failure));
   // Whoever reads us has enough: nothing to complain about, but the answer isn't complete.
   process.stdout.on("error", () => process.exit(failure));
+  // That nobody hears of it is no reason to let go of a lock.
+  process.stderr.on("error", () => {});
   try {
     process.exitCode = await execute(words);
   } catch (error) {
@@ -36,7 +38,7 @@ function fail(error, status) {
   }
   complain(messageOf(error));
   if (process.env.DEBUG) {
-    console.error(error);
+    complain(...String(error?.stack).split("\n").map(printable));
   }
   process.exit(status);
 }
@@ -159,8 +161,8 @@ Examples:
   session-write-lock clean ~/.openclaw/agents`;
 
 function addRun(program, perform, command) {
-  program
-    .command("run")
+  const own = program.command("run");
+  own
     .summary("run a command under the lock of a session, like flock(1)")
     .usage("[options] <session> -- <command> [args...]")
     .description(
@@ -169,11 +171,11 @@ function addRun(program, perform, command) {
     )
     .argument("<session>", "the session file; need not exist")
     .option("--timeout <ms>", "wait for so long at most; 0: not at all (default: for ever)", milliseconds(0))
-    .option("--max-hold <ms>", "stop the command when it has run for so long (default: never)", milliseconds(1))
+    .option("--max-hold <ms>", "stop the command after so long (default: never)", milliseconds(1))
     .addHelpText("after", RUN_HELP)
     .action(perform(async (sessionFile, options) => {
       if (command.length === 0) {
-        program.commands.find((each) => each.name() === "run").error("session-write-lock: no command: put it after --");
+        own.error("error: no command: put it after --");
       }
       const { run } = await import("./run.mjs");
       return run(sessionFile, command, options, await loadPackage());

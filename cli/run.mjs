@@ -108,7 +108,8 @@ async function timeoutMessage(sessionFile, timeout, error, lock) {
 
 function whoHolds(inspection, lock) {
   const since = inspection.ageMs === null ? "" : ` for ${duration(inspection.ageMs)}`;
-  return `${inspection.verdict}${since} by ${describeHolder(inspection, lock)} (${howKnown(inspection, lock)})`;
+  const who = inspection.pid === null ? "" : ` by process ${describeHolder(inspection, lock)}`;
+  return `${inspection.verdict}${since}${who} (${howKnown(inspection, lock)})`;
 }
 
 async function release(held) {

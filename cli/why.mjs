@@ -3,7 +3,7 @@
  * why, and what a person can do.
  */
 
-import { isNoFile } from "./grounds.mjs";
+import { isNoFile, isWriterGone } from "./grounds.mjs";
 import { paint, print, wrap } from "./output.mjs";
 import { commandLine, isOfAnotherBoot, isOfAnotherNamespace, openersOf } from "./processes.mjs";
 import { asJson, ERROR, NOTHING_DEAD, sessionName, SOMETHING_DEAD } from "./sweep.mjs";
@@ -38,17 +38,19 @@ function tell(heading, paragraphs) {
 
 function story(inspection, staleMs, lock) {
   const { verdict } = inspection;
-  return tell(HEADINGS[verdict](inspection), [
+  const isGone = isWriterGone(inspection, lock);
+  return tell(HEADINGS[verdict](inspection, isGone), [
     ["What the file says", sentences(fileSays(inspection))],
     ["What the kernel says", sentences(kernelSays(inspection, lock))],
     ["What an acquire would do", ACTIONS[verdict](inspection, staleMs)],
     ["Why", sentences(REASONS[verdict](inspection), remark(inspection))],
-    ["What you can do", ADVICE[verdict](inspection)],
+    ["What you can do", ADVICE[verdict](inspection, isGone)],
   ]);
 }
 
 const HEADINGS = {
-  held: (inspection) => `${sessionName(inspection)} is held${by(inspection)}${since(inspection)}.`,
+  held: (inspection, isGone) =>
+    `${sessionName(inspection)} is held${isGone ? "" : by(inspection)}${since(inspection)}.`,
   dead: (inspection) => `${sessionName(inspection)} has a dead lock${since(inspection)}: nobody holds it.`,
   unknown: (inspection) =>
     `${sessionName(inspection)} counts as held${since(inspection)}: it is unknown whether its holder lives.`,
@@ -238,9 +240,13 @@ function remark({ verdict, staleReasons, holder }) {
 }
 
 const ADVICE = {
-  held: ({ pid }) =>
-    `Let ${pid === null ? "the holder" : `process ${pid}`} finish, or end it: then the lock ends too. Don't ` +
-    "remove the file: a second process would write beside the first.",
+  held: ({ pid }, isGone) => {
+    const who = pid === null || isGone ? "the process that has it open" : `process ${pid}`;
+    return (
+      `Let ${who} finish, or end it: then the lock ends too. Don't remove the file: a second process would ` +
+      "write beside the first."
+    );
+  },
   dead: () => "Nothing: it blocks nobody. `session-write-lock clean` removes it, by the rules of a takeover.",
   unknown: ({ cause }) =>
     cause
