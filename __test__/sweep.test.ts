@@ -98,6 +98,14 @@ describe("a sweep", () => {
     expect(contents(folder)).toEqual(others.toSorted());
   });
 
+  test("removes a lock also if its name is no text, and shows what can be shown of it", async () => {
+    const folder = temporaryFolder();
+    const name = Buffer.concat([Buffer.from(`${folder}/a`), Buffer.from([0xff]), Buffer.from(".jsonl.lock")]);
+    writeFileSync(name, JSON.stringify(dead()));
+    expect((await sweep(folder)).removed).toEqual(["a\ufffd.jsonl.lock"]);
+    expect(contents(folder)).toEqual([]);
+  });
+
   test("of a missing folder finds nothing, and doesn't create it", async () => {
     const folder = path.join(temporaryFolder(), "none");
     expect(await cleanStaleLockFiles({ sessionsDir: folder })).toEqual({ locks: [], cleaned: [] });
@@ -719,39 +727,38 @@ async function putBack({ kept }: Tools): Promise<void> {
 test("a folder of 10,000 locks leaves the event loop and other sessions as fast as before", async () => {
   const folder = temporaryFolder();
   const alive = { pid: 1, createdAt: now(), maxHoldMs: 300_000 };
-  const files = Array.from({ length: 10_000 }, (_, n) =>
-    leave(path.join(folder, `${String(n).padStart(5, "0")}.jsonl.lock`), n % 20 ? alive : dead()),
-  );
   const isDead = (_: string, n: number) => n % 20 === 0;
+  const files = Array.from({ length: 10_000 }, (_, n) => path.join(folder, `${String(n).padStart(5, "0")}.jsonl.lock`));
+  files.forEach((file, n) => leave(file, isDead(file, n) ? dead() : alive));
 
-  // What it would take to read them all here.
+  // What it takes to look at them here, in one go: some 400 ms where this was written.
   const started = performance.now();
   for (const file of files) {
     isAlive(JSON.parse(readFileSync(file, "utf8")).pid);
   }
   const inOneGo = performance.now() - started;
+  // A sweep came to 11 ms there; with all inspections handed over at once it was 45 and more.
+  const limit = inOneGo / 12;
 
-  const attempts: { longest: number; slowest: number }[] = [];
-  for (let attempt = 0; attempt < 3; attempt += 1) {
+  // The best of three: the machine may have other things to do.
+  let [longest, slowest] = [Infinity, Infinity];
+  for (let attempt = 0; attempt < 3 && Math.max(longest, slowest) > limit; attempt += 1) {
     const delays = monitorEventLoopDelay({ resolution: 1 });
     delays.enable();
     let isOver = false;
     const sweeping = sweep(folder).finally(() => {
       isOver = true;
     });
-    const slowest = await slowestAcquire(() => isOver);
+    slowest = Math.min(slowest, await slowestAcquire(() => isOver));
     const { found, removed } = await sweeping;
     delays.disable();
+    longest = Math.min(longest, delays.max / 1e6);
     expect(found).toEqual(files.map((file) => path.basename(file)));
     expect(removed).toEqual(files.filter(isDead).map((file) => path.basename(file)));
-    attempts.push({ longest: delays.max / 1e6, slowest });
     files.filter(isDead).forEach((file) => leave(file));
   }
-  // The best of three: the machine may have had other things to do.
-  const longest = Math.min(...attempts.map(({ longest }) => longest));
-  const slowest = Math.min(...attempts.map(({ slowest }) => slowest));
-  expect(longest, JSON.stringify({ inOneGo, attempts })).toBeLessThan(inOneGo / 3);
-  expect(slowest, JSON.stringify({ inOneGo, attempts })).toBeLessThan(inOneGo / 3);
+  expect(longest).toBeLessThan(limit);
+  expect(slowest).toBeLessThan(limit);
 }, 120_000);
 
 /** The longest time that an acquire of a free lock takes, in folders that are new each time. */
