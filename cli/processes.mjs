@@ -66,15 +66,15 @@ export function openersOf(file) {
   return target === null ? [] : (pids ?? []).map(Number).filter(isOpenIn);
 }
 
-/** The fields of `/proc/<pid>/stat` that job control is about; `null` if there are none. */
+/** The process group of a process, and the one in the foreground of its terminal; `null` if unknown. */
 export function jobOf(pid) {
   const stat = tryTo(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
   if (stat === null) {
     return null;
   }
   // The name, in brackets, may contain anything: count from the last bracket.
-  const [, , group, , terminal, foreground] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return { group: Number(group), terminal: Number(terminal), foreground: Number(foreground) };
+  const [, , group, , , foreground] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return { group: Number(group), foreground: Number(foreground) };
 }
 
 /** The holder in one line: `4242 (node) node gateway.js`. */

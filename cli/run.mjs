@@ -128,9 +128,10 @@ async function release(held) {
 function descriptorOf(lockPath) {
   try {
     const { dev, ino } = statSync(lockPath, { bigint: true });
+    const hasFlock = (fd) => /FLOCK/.test(readFileSync(`/proc/self/fdinfo/${fd}`, "utf8"));
     return readdirSync("/proc/self/fd").map(Number).find((fd) => {
       const info = tryTo(() => fstatSync(fd, { bigint: true }));
-      return info?.ino === ino && info.dev === dev && /FLOCK/.test(readFileSync(`/proc/self/fdinfo/${fd}`));
+      return info?.ino === ino && info.dev === dev && hasFlock(fd);
     });
   } catch {
     return undefined;

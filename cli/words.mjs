@@ -33,7 +33,7 @@ export function printable(text) {
 
 /** JSON that is safe to look at as well. `JSON.stringify` leaves some control characters alone. */
 export function json(value, indent) {
-  return JSON.stringify(value, null, indent).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => {
+  return JSON.stringify(value, null, indent).replace(UNPRINTABLE, (character) => {
     const escape = (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
     return character === "\n" ? character : character.split("").map(escape).join("");
   });
