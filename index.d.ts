@@ -48,6 +48,15 @@ export interface AcquireOptions {
    * may have it before it returns its promise.
    */
   signal?: AbortSignal;
+  /**
+   * Whether this acquire listens for SIGINT, SIGTERM, SIGQUIT and SIGABRT, which then release all
+   * locks of the main thread. With `false` it adds no listeners: for programs that must keep a
+   * lock after such a signal, until work under it has ended. Listeners that another acquire of the
+   * process has added release this lock too.
+   *
+   * @default true
+   */
+  handleSignals?: boolean;
 }
 
 /** What {@link tryAcquireSessionWriteLock} takes: it never waits. */

@@ -9,8 +9,6 @@
 const path = require("node:path");
 const { getSystemErrorName } = require("node:util");
 
-const native = loadNative();
-
 const DEFAULT_TIMEOUT_MS = 10_000;
 const DEFAULT_STALE_MS = 30 * 60_000;
 const DEFAULT_MAX_HOLD_MS = 5 * 60_000;
@@ -19,6 +17,8 @@ const TIMEOUT_CODE = "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT";
 const LOST_CODE = "OPENCLAW_SESSION_WRITE_LOCK_LOST";
 const NOT_A_FILE_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE";
 const NO_BINARY_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NO_BINARY";
+
+const native = loadNative();
 
 /** Signals that end a process unless somebody listens; locks go before they do. */
 const CLEANUP_SIGNALS = ["SIGINT", "SIGTERM", "SIGQUIT", "SIGABRT"];
@@ -107,7 +107,7 @@ function argumentError(code, message) {
 
 function readOptions(options) {
   readObject("options", options);
-  const { sessionFile, timeoutMs, staleMs, maxHoldMs, allowReentrant, signal } = options;
+  const { sessionFile, timeoutMs, staleMs, maxHoldMs, allowReentrant, signal, handleSignals } = options;
   return {
     signal: readSignal(signal),
     sessionFile: readSessionFile(sessionFile),
@@ -116,6 +116,7 @@ function readOptions(options) {
     staleMs: readMs("staleMs", staleMs, DEFAULT_STALE_MS),
     maxHoldMs: readMs("maxHoldMs", maxHoldMs, DEFAULT_MAX_HOLD_MS),
     allowReentrant: readBoolean("allowReentrant", allowReentrant, true),
+    handleSignals: readBoolean("handleSignals", handleSignals, true),
   };
 }
 
@@ -241,7 +242,7 @@ function forget(ticket) {
 
 async function acquireSessionWriteLock(options) {
   const request = readOptions(options);
-  installListeners();
+  installListeners(request);
   for (;;) {
     request.signal?.throwIfAborted();
     const ticket = ++lastTicket;
@@ -293,7 +294,7 @@ function outcomeOf(ticket, signal) {
 function tryAcquireSessionWriteLock(options) {
   const request = readOptions(options);
   request.signal?.throwIfAborted();
-  installListeners();
+  installListeners(request);
   const { granted, refusal } = client.tryAcquire(...nativeArguments(request));
   if (refusal) {
     throw refusalError(refusal);
@@ -483,11 +484,12 @@ let hasInstalled = false;
 /**
  * At each acquire: whatever is missing is added. Ours come first among the listeners of a signal,
  * because one that was added with `once` is gone by the time the next one runs, and must be seen
- * when we ask whether we are alone. Worker threads receive no signals.
+ * when we ask whether we are alone. Worker threads receive no signals, and a caller may want to
+ * handle them all by itself.
  */
-function installListeners() {
-  const signals = receivesSignals() ? CLEANUP_SIGNALS : [];
-  if (hasInstalled && process[CLEANUP].listeners.size === signals.length) {
+function installListeners({ handleSignals }) {
+  const signals = handleSignals && receivesSignals() ? CLEANUP_SIGNALS : [];
+  if (hasInstalled && process[CLEANUP].listeners.size >= signals.length) {
     return;
   }
   hasInstalled = true;

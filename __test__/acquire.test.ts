@@ -191,6 +191,7 @@ test.each([
   ["the root as session file", { sessionFile: "/" }, "ERR_INVALID_ARG_VALUE", "not the root"],
   ["a time-out in words", { sessionFile: "x", timeoutMs: "5" }, "ERR_INVALID_ARG_TYPE", "timeoutMs"],
   ["a stale time in words", { sessionFile: "x", staleMs: {} }, "ERR_INVALID_ARG_TYPE", "staleMs"],
+  ["a word for handleSignals", { sessionFile: "x", handleSignals: "no" }, "ERR_INVALID_ARG_TYPE", "handleSignals"],
   ["a hold time in words", { sessionFile: "x", maxHoldMs: [] }, "ERR_INVALID_ARG_TYPE", "maxHoldMs"],
   ["no boolean for re-entrancy", { sessionFile: "x", allowReentrant: 1 }, "ERR_INVALID_ARG_TYPE", "allowReentrant"],
 ])("a wrong argument is a TypeError: %s", async (_name, options, code, message) => {
