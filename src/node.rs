@@ -20,12 +20,14 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use napi::bindgen_prelude::{Env, Function, Result, Status};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
 use crate::error::Error;
+use crate::executor;
 use crate::process::{self, Process};
 use crate::protocol::Report;
 use crate::record::Record;
@@ -302,6 +304,25 @@ pub fn process_start_time(pid: f64) -> Option<f64> {
 pub fn wake_ups() -> WakeUps {
     let wait::WakeUps { events, timers } = wait::wake_ups();
     WakeUps { events: events as f64, timers: timers as f64 }
+}
+
+/// For tests: the watchdog's look, so many milliseconds ahead of its time.
+#[napi(catch_unwind)]
+pub fn run_watchdog(ahead_ms: f64) {
+    let now = Instant::now().checked_add(Duration::from_millis(whole_ms(ahead_ms)));
+    now.into_iter().for_each(registry::run_watchdog);
+}
+
+/// For tests.
+#[napi(catch_unwind)]
+pub fn watchdog_releases() -> f64 {
+    registry::watchdog_releases() as f64
+}
+
+/// For tests: whether no disk work of this process is under way.
+#[napi(catch_unwind)]
+pub fn is_idle() -> bool {
+    executor::is_idle()
 }
 
 fn tell_outcome(tell: &Tell, ticket: f64, outcome: Outcome) {

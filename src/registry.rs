@@ -156,6 +156,8 @@ struct Registry {
     lost: HashMap<Handle, Loss>,
     /// When the watchdog looks next.
     watchdog: Option<(Instant, Timer)>,
+    /// How many locks the watchdog has released.
+    watchdog_releases: usize,
 }
 
 static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
@@ -752,13 +754,18 @@ fn report_loss(lock: &Arc<HeldLock>, loss: Loss) {
 
 /// Releases what was held for too long, whatever the event loop does meanwhile.
 fn bark() {
-    let now = Instant::now();
+    run_watchdog(Instant::now());
+}
+
+/// What the watchdog does at `now`. It comes by itself; only tests have it run ahead of its time.
+pub fn run_watchdog(now: Instant) {
     let exceeded = with_registry(|registry| {
         registry.watchdog = None;
         let exceeded = registry.take_everywhere(|hold| hold.ends().is_some_and(|ends| ends <= now));
         for handle in exceeded.iter().flat_map(|hold| &hold.handles) {
             registry.lost.insert(*handle, Loss::HoldExceeded);
         }
+        registry.watchdog_releases += exceeded.len();
         let next = registry.holds.values().flatten().filter_map(Hold::ends).min();
         registry.plan_watchdog(next);
         exceeded
@@ -776,6 +783,11 @@ fn bark() {
             );
         }));
     }
+}
+
+/// How many locks the watchdog has released so far; the last of them perhaps not from the disk yet.
+pub fn watchdog_releases() -> usize {
+    with_registry(|registry| registry.watchdog_releases)
 }
 
 // --- Bookkeeping --------------------------------------------------------------------------------
