@@ -2,11 +2,11 @@
 
 import path from "node:path";
 
-import { run, setUp } from "./setup.mjs";
+import { root, run, setUp } from "./setup.mjs";
 
 // npm runs us in the project's folder; a path means the folder in which npm was called.
 const from = process.env.INIT_CWD ?? process.cwd();
-const [folder = ".cache/sessions", ...config] = process.argv.slice(2);
+const [folder = `${root}/.cache/sessions`, ...config] = process.argv.slice(2);
 
 setUp();
 run("npx", "tsc", "--project", "examples/gateway");

@@ -69,9 +69,12 @@ function resolveMs(
   return [fromEnv, fromConfig].find((value) => isAllowed(setting, value)) ?? fallback;
 }
 
-/** Digits only: `1e3`, `0x10` and `5s` are more likely mistakes than meant. */
+/**
+ * Digits only: `1e3`, `0x10` and `5s` are more likely mistakes than meant. No more of them than a
+ * safe integer has: with enough, they would be `Infinity` unsaid.
+ */
 function readNumber(text = ""): number | undefined {
-  return /^(\d+|Infinity)$/.test(text.trim()) ? Number(text) : undefined;
+  return /^(\d{1,16}|Infinity)$/.test(text.trim()) ? Number(text) : undefined;
 }
 
 /** To wait for ever makes sense; to hold for ever, or to believe a dead lock for ever, doesn't. */
