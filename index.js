@@ -106,9 +106,7 @@ function argumentError(code, message) {
 // --- Arguments --------------------------------------------------------------------------------
 
 function readOptions(options) {
-  if (options === null || typeof options !== "object") {
-    throw argumentError("ERR_INVALID_ARG_TYPE", `options must be an object, not ${show(options)}`);
-  }
+  readObject("options", options);
   const { sessionFile, timeoutMs, staleMs, maxHoldMs, allowReentrant, signal } = options;
   return {
     signal: readSignal(signal),
@@ -121,23 +119,38 @@ function readOptions(options) {
   };
 }
 
+function readObject(name, value) {
+  if (value === null || typeof value !== "object") {
+    throw argumentError("ERR_INVALID_ARG_TYPE", `${name} must be an object, not ${show(value)}`);
+  }
+  return value;
+}
+
 function readSessionFile(sessionFile) {
-  if (typeof sessionFile !== "string") {
-    const message = `sessionFile must be a string, not ${show(sessionFile)}`;
-    throw argumentError("ERR_INVALID_ARG_TYPE", message);
-  }
-  if (sessionFile === "") {
-    throw argumentError("ERR_INVALID_ARG_VALUE", "sessionFile must not be empty");
-  }
-  if (sessionFile.includes("\0")) {
-    const message = `sessionFile must not contain NUL bytes: ${JSON.stringify(sessionFile)}`;
-    throw argumentError("ERR_INVALID_ARG_VALUE", message);
-  }
-  const resolved = path.resolve(sessionFile);
+  return readFilePath("sessionFile", sessionFile);
+}
+
+/** The absolute path of something that can't be the root. */
+function readFilePath(name, value) {
+  const resolved = readPath(name, value);
   if (path.basename(resolved) === "") {
-    throw argumentError("ERR_INVALID_ARG_VALUE", "sessionFile must name a file, not the root");
+    throw argumentError("ERR_INVALID_ARG_VALUE", `${name} must name a file, not the root`);
   }
   return resolved;
+}
+
+function readPath(name, value) {
+  if (typeof value !== "string") {
+    throw argumentError("ERR_INVALID_ARG_TYPE", `${name} must be a string, not ${show(value)}`);
+  }
+  if (value === "") {
+    throw argumentError("ERR_INVALID_ARG_VALUE", `${name} must not be empty`);
+  }
+  if (value.includes("\0")) {
+    const message = `${name} must not contain NUL bytes: ${JSON.stringify(value)}`;
+    throw argumentError("ERR_INVALID_ARG_VALUE", message);
+  }
+  return path.resolve(value);
 }
 
 /** Milliseconds above zero; any other number means the default. */
@@ -159,6 +172,16 @@ function readBoolean(name, value, fallback) {
     throw argumentError("ERR_INVALID_ARG_TYPE", `${name} must be a boolean, not ${show(value)}`);
   }
   return value;
+}
+
+/** Loggers are objects or functions; `warn` is the one method that is called. */
+function readLog(log) {
+  if (log === undefined || log === null) {
+    return;
+  }
+  if (!["object", "function"].includes(typeof log) || !["undefined", "function"].includes(typeof log.warn)) {
+    throw argumentError("ERR_INVALID_ARG_TYPE", `log must have a function \`warn\`, or none`);
+  }
 }
 
 function readSignal(signal) {
@@ -337,6 +360,95 @@ function releaseAllSessionWriteLocks() {
   return client.releaseAll();
 }
 
+// --- Inspection -----------------------------------------------------------------------------------
+
+/** Inspections that are handed over at a time: what that takes of the event loop stays short. */
+const PART = 128;
+
+async function inspectSessionLock(path, options) {
+  const { staleMs, nowMs } = readObject("options", options ?? {});
+  const request = [readFilePath("path", path), readMs("staleMs", staleMs, DEFAULT_STALE_MS)];
+  const ticket = ++lastTicket;
+  const inspections = client.inspect(ticket, ...request, readMs("nowMs", nowMs));
+  const [inspection = null] = await takeAll(ticket, inspections);
+  return inspection;
+}
+
+async function cleanStaleLockFiles(options) {
+  const { sessionsDir, staleMs, removeStale, nowMs, recursive, log } = readObject("options", options);
+  const request = [
+    readPath("sessionsDir", sessionsDir),
+    readMs("staleMs", staleMs, DEFAULT_STALE_MS),
+    readMs("nowMs", nowMs),
+    readBoolean("removeStale", removeStale, true),
+    readBoolean("recursive", recursive, false),
+  ];
+  readLog(log);
+  const ticket = ++lastTicket;
+  const locks = await takeAll(ticket, client.sweep(ticket, ...request));
+  const cleaned = locks.filter(({ removed }) => removed);
+  for (const { lockPath, staleReasons } of cleaned) {
+    const reasons = staleReasons.join(", ") || "no longer held";
+    warn(log, `removed stale session lock: ${lockPath} (${reasons})`);
+  }
+  return { locks, cleaned };
+}
+
+/** Waits for what is being looked at, and takes it over bit by bit. */
+async function takeAll(ticket, inspections) {
+  const { refusal } = await outcomeOf(ticket);
+  if (refusal) {
+    throw refusalError(refusal);
+  }
+  const all = [];
+  for (;;) {
+    const part = inspections.take(PART);
+    all.push(...part.map(inspectionFrom));
+    if (part.length < PART) {
+      return all;
+    }
+    await new Promise(setImmediate);
+  }
+}
+
+function inspectionFrom(inspected) {
+  const { lockPath, processMayLive, staleReasons, removed, verdict, cause } = inspected;
+  const { holder = null, ageMs = null, witnessed = null } = inspected;
+  const record = JSON.parse(holder);
+  return {
+    lockPath,
+    pid: record?.pid ?? null,
+    pidAlive: processMayLive,
+    createdAt: ageMs === null ? null : record.createdAt,
+    ageMs,
+    stale: staleReasons.length > 0,
+    staleReasons,
+    removable: verdict === "dead",
+    removed,
+    comm: record?.comm ?? null,
+    holder: record,
+    witnessed,
+    verdict,
+    ...(cause && { cause: refusalError(cause) }),
+  };
+}
+
+/** What the log does with it is the log's business: a sweep doesn't fail for it. */
+function warn(log, message) {
+  try {
+    log?.warn?.(message);
+  } catch {
+    // See above.
+  }
+}
+
+function heldSessionWriteLocks() {
+  return native.heldLocks().map(({ acquiredAtMs, ...held }) => ({
+    ...held,
+    acquiredAt: new Date(acquiredAtMs).toISOString(),
+  }));
+}
+
 // --- Processes --------------------------------------------------------------------------------
 
 function isAlive(pid, comm) {
@@ -474,6 +586,9 @@ module.exports = {
   acquireSessionWriteLock,
   tryAcquireSessionWriteLock,
   releaseAllSessionWriteLocks,
+  inspectSessionLock,
+  cleanStaleLockFiles,
+  heldSessionWriteLocks,
   isAlive,
   getProcessComm,
   getProcessCommForPid,

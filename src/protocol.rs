@@ -35,6 +35,9 @@
 //! Nothing here sleeps, and no loop is unbounded: who loses too many rounds is told that the lock
 //! is contended and comes again.
 
+pub mod inspection;
+
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,7 +50,7 @@ use crate::error::{Context, Error, FileKind, Result};
 use crate::process;
 use crate::record::{DeclaredWitness, Record};
 use crate::sys::{self, FileId, Lease, Status};
-use crate::verdict::{Patience, Sighting, Verdict};
+use crate::verdict::{self, Patience, Sighting, Verdict};
 use crate::witness::{self, Testimony, Witness};
 
 /// How long after the last read of a dead record the path must still be ours: longer than an older
@@ -106,12 +109,17 @@ impl LockPaths {
         let folder = folder.map_err(errno_of).during("realpath", session_file)?;
         let mut lock_name = name.to_owned();
         lock_name.push(".lock");
+        Ok(Self::in_folder(folder, &lock_name))
+    }
+
+    /// The lock of this name in a folder that is named by its real path.
+    pub(crate) fn in_folder(folder: PathBuf, lock_name: &OsStr) -> Self {
         let beside = |suffix: &str| {
-            let mut name = lock_name.clone();
+            let mut name = lock_name.to_owned();
             name.push(suffix);
             folder.join(name)
         };
-        Ok(Self(Arc::new(Paths {
+        Self(Arc::new(Paths {
             lock: beside(""),
             temporary: if lock_name.len() + TEMPORARY_SUFFIX.len() <= NAME_MAX {
                 beside(TEMPORARY_SUFFIX)
@@ -120,7 +128,7 @@ impl LockPaths {
             },
             guard: beside(".reclaim"),
             folder,
-        })))
+        }))
     }
 
     /// The folder it stands in.
@@ -229,14 +237,19 @@ impl Contended {
         }
     }
 
-    /// Says what was in the way, as a contender with this patience sees it.
-    pub fn report(&self, patience: Patience) -> Report {
+    /// What was seen of the file; `None` if it can't be read.
+    fn sighting(&self) -> Option<Sighting> {
         let seen_now = || {
             // A file without a sighting was flocked.
             let seen = sight(Path::new(""), self.file.as_ref()?, false, false).ok()??;
             Some(Sighting { flocked: true, ..seen })
         };
-        let sighting = self.sighting.as_deref().cloned().or_else(seen_now);
+        self.sighting.as_deref().cloned().or_else(seen_now)
+    }
+
+    /// Says what was in the way, as a contender with this patience sees it.
+    pub fn report(&self, patience: Patience) -> Report {
+        let sighting = self.sighting();
         Report {
             verdict: sighting.as_ref().map(|sighting| sighting.judge(patience)),
             record: sighting.and_then(|sighting| sighting.record),
@@ -408,7 +421,7 @@ impl Attempt {
 /// Tries to take the lock, once, without waiting.
 pub fn attempt(paths: &LockPaths, claim: &Claim) -> Result<Attempt> {
     for _ in 0..ROUNDS {
-        match look(paths, claim)? {
+        match look(paths, claim, verdict::now_ms())? {
             Look::Alive(contended) => return Ok(Attempt::Contended(contended)),
             Look::Moved => {}
             _ if is_guarded(paths) => break,
@@ -417,7 +430,7 @@ pub fn attempt(paths: &LockPaths, claim: &Claim) -> Result<Attempt> {
                     return Ok(Attempt::Acquired(held));
                 }
             }
-            Look::Dead(dead) => match take_over(paths, claim, &dead)? {
+            Look::Dead(dead, _) => match take_over(paths, claim, &dead)? {
                 Takeover::Done(held) => return Ok(Attempt::TakenOver(held)),
                 Takeover::Occupied => break,
                 Takeover::Lost => {}
@@ -435,7 +448,7 @@ enum Look {
     /// A lock that has to be respected.
     Alive(Contended),
     /// A dead lock, whose flock is ours now where the file system has one.
-    Dead(DeadLock),
+    Dead(DeadLock, Box<Sighting>),
     /// It changed while we looked.
     Moved,
 }
@@ -445,8 +458,8 @@ struct DeadLock {
     id: FileId,
 }
 
-/// Looks at the lock file and judges it, keeping the flock of a dead one.
-fn look(paths: &LockPaths, claim: &Claim) -> Result<Look> {
+/// Looks at the lock file and judges it as of an instant, keeping the flock of a dead one.
+fn look(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
     let path = &paths.lock;
     let mut file = match open_regular(path) {
         Ok(Some(file)) => file,
@@ -473,7 +486,7 @@ fn look(paths: &LockPaths, claim: &Claim) -> Result<Look> {
         Err(cause) if is_not_ours_to_read(&cause) => return Ok(Look::Alive(cause.into())),
         Err(error) => return Err(error),
     };
-    let verdict = sighting.judge(claim.patience);
+    let verdict = sighting.judge_at(claim.patience, now_ms);
     if verdict.is_alive {
         // Its flock is nobody's: an older process may not even know of such a thing.
         sys::unlock(&file).or_else(without_flock).during("flock", path)?;
@@ -486,7 +499,7 @@ fn look(paths: &LockPaths, claim: &Claim) -> Result<Look> {
         }));
     }
     let id = sys::status_of(&file).during("fstat", path)?.id;
-    Ok(Look::Dead(DeadLock { file: Arc::new(file), id }))
+    Ok(Look::Dead(DeadLock { file: Arc::new(file), id }, Box::new(sighting)))
 }
 
 /// Tries to take the flock. NFS gives an exclusive one only on a file that is open for writing
@@ -813,7 +826,7 @@ fn create_temporary(
     for _ in 0..ROUNDS {
         let file = match sys::create_new(path) {
             Ok(file) => file,
-            Err(Errno::EXIST) if sweep_temporary(paths, dead)? => continue,
+            Err(Errno::EXIST) if sweep_temporary(path, dead)? => continue,
             Err(Errno::EXIST) => return Ok(None),
             Err(errno) => return Err(errno).during("open", path),
         };
@@ -827,8 +840,7 @@ fn create_temporary(
 }
 
 /// Removes a temporary that a crash left behind. `false` if it may be in use.
-fn sweep_temporary(paths: &LockPaths, dead: Option<FileId>) -> Result<bool> {
-    let path = &paths.temporary;
+fn sweep_temporary(path: &Path, dead: Option<FileId>) -> Result<bool> {
     let Some(file) = open_regular(path)? else {
         return Ok(true);
     };
@@ -863,7 +875,7 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 #[expect(clippy::needless_pass_by_value)] // shaped for `map_err`
-fn errno_of(error: std::io::Error) -> Errno {
+pub(crate) fn errno_of(error: std::io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -134,6 +135,8 @@ struct Hold {
     /// The acquisitions that share it.
     handles: HashSet<Handle>,
     since: Instant,
+    /// The same on the wall clock, for people.
+    acquired_at: Timestamp,
     /// How long it may be held; the watchdog's business.
     limit: Duration,
     /// Who wants to know if it is lost, and what watches for that.
@@ -335,6 +338,52 @@ pub fn end(environment: Environment) {
     release_all(environment);
 }
 
+// --- What others ask ----------------------------------------------------------------------------
+
+/// A lock that this process holds, for those who want to see.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The lock file.
+    pub lock_path: PathBuf,
+    /// When it was granted, on the wall clock.
+    pub acquired_at: Timestamp,
+    /// How long ago that was, on the monotonic clock.
+    pub held_for: Duration,
+    /// How long it may be held.
+    pub limit: Duration,
+    /// How many acquisitions share it.
+    pub acquisitions: usize,
+    /// How many acquires of this process wait for it.
+    pub waiters: usize,
+}
+
+/// What this process holds, by the path of the lock file. Asks nobody: a loss that nobody has
+/// noticed isn't known here either.
+pub fn held() -> Vec<Held> {
+    let mut held: Vec<_> = with_registry(|registry| {
+        let holds = registry
+            .holds
+            .iter()
+            .flat_map(|(paths, holds)| holds.iter().map(move |hold| (paths, hold)));
+        let waiters = |paths| registry.queues.get(paths).map_or(0, |queue| queue.waiters.len());
+        holds.map(|(paths, hold)| hold.describe(waiters(paths))).collect()
+    });
+    held.sort_by(|one, other| one.lock_path.as_os_str().cmp(other.lock_path.as_os_str()));
+    held
+}
+
+/// Whether this process holds that lock, as far as it knows.
+pub fn is_held_here(paths: &LockPaths) -> bool {
+    with_registry(|registry| !registry.holds_of(paths).is_empty())
+}
+
+/// A lock file has gone: who waits for it in this process has a look at once.
+pub fn look_again(paths: &LockPaths) {
+    if with_registry(|registry| registry.queues.contains_key(paths)) {
+        serve_elsewhere(paths.clone());
+    }
+}
+
 // --- Arriving and leaving -----------------------------------------------------------------------
 
 /// Finds out whose queue the arrivals for one session file belong to, and lets them in one after
@@ -433,9 +482,7 @@ fn put_down(hold: Hold) -> Result<()> {
 fn put_down_and_tell(hold: Hold) -> Result<()> {
     let paths = hold.lock.paths().clone();
     let result = put_down(hold);
-    if with_registry(|registry| registry.queues.contains_key(&paths)) {
-        serve_elsewhere(paths);
-    }
+    look_again(&paths);
     result
 }
 
@@ -926,6 +973,7 @@ impl Registry {
             lock,
             handles: HashSet::from([handle]),
             since: Instant::now(),
+            acquired_at: Timestamp::now(),
             limit: Duration::from_millis(request.max_hold_ms),
             tell_loss: Vec::new(),
             loss_watch: None,
@@ -1004,6 +1052,17 @@ impl Registry {
 }
 
 impl Hold {
+    fn describe(&self, waiters: usize) -> Held {
+        Held {
+            lock_path: self.lock.paths().lock().to_owned(),
+            acquired_at: self.acquired_at,
+            held_for: self.since.elapsed(),
+            limit: self.limit,
+            acquisitions: self.handles.len(),
+            waiters,
+        }
+    }
+
     fn tell(&self, loss: Loss) {
         for tell in &self.tell_loss {
             tell(loss);

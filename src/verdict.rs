@@ -60,6 +60,10 @@ pub struct Sighting {
 pub struct Verdict {
     /// Whether the lock has to be respected.
     pub is_alive: bool,
+    /// Whether a witness or the record's very process proves the holder.
+    pub is_proved: bool,
+    /// Whether the process that wrote the record may live, though it may hold nothing.
+    pub process_may_live: bool,
     /// What proved it.
     pub witness: Option<Witness>,
     /// What speaks against the holder; a live one can be too old.
@@ -70,12 +74,45 @@ pub struct Verdict {
     pub matures_in_ms: Option<u64>,
 }
 
+/// A [`Verdict`] in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The holder is proved to live.
+    Held,
+    /// A contender takes it over.
+    Dead,
+    /// Can't know: counts as alive.
+    Unknown,
+}
+
+impl Standing {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Dead => "dead",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Verdict {
+    /// What it comes to.
+    pub fn standing(&self) -> Standing {
+        match (self.is_alive, self.is_proved) {
+            (false, _) => Standing::Dead,
+            (true, true) => Standing::Held,
+            (true, false) => Standing::Unknown,
+        }
+    }
+}
+
 /// What speaks against a holder, in the words of the older lock module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The record names no process.
     MissingPid,
-    /// No such process exists.
+    /// No such process exists; or it may, but has lost the flock that it promised.
     DeadPid,
     /// The number belongs to another process by now.
     RecycledPid,
@@ -140,7 +177,11 @@ impl Sighting {
 
     /// Judges what was seen.
     pub fn judge(&self, patience: Patience) -> Verdict {
-        let now_ms = Timestamp::now().as_millisecond();
+        self.judge_at(patience, now_ms())
+    }
+
+    /// The same for an instant, in milliseconds since the epoch: ages are reckoned from there.
+    pub fn judge_at(&self, patience: Patience, now_ms: i64) -> Verdict {
         let age_ms = self.created_at_ms().map(|then| elapsed(then, now_ms));
         let file_age_ms = elapsed(self.modified_ms, now_ms);
         let known_age_ms = age_ms.unwrap_or(file_age_ms);
@@ -151,10 +192,12 @@ impl Sighting {
             None => self.evidence(&process::own(), Process::find),
         };
         let no_writer = self.testimony == Testimony::NoWriter;
+        let broke_its_promise =
+            witness.is_none() && self.is_by_flock_holder() && self.is_local && self.has_flock;
         // How long it is alive: for good, not at all, or until some age.
         let life = match evidence {
             _ if witness.is_some() => Life::Proved,
-            _ if self.is_by_flock_holder() && self.is_local && self.has_flock => Life::Over,
+            _ if broke_its_promise => Life::Over,
             Evidence::Gone(_) => Life::Over,
             // Its release closed the file and then could not remove it.
             Evidence::Same if no_writer => Life::until(known_age_ms, patience.stale_ms),
@@ -167,7 +210,9 @@ impl Sighting {
         let max_hold_ms = self.record.as_ref().and_then(|record| record.max_hold_ms);
         let against_the_process = match evidence {
             Evidence::Gone(reason) => Some(reason),
-            _ => (!has_pid).then_some(Reason::MissingPid),
+            _ if !has_pid => Some(Reason::MissingPid),
+            Evidence::Maybe if broke_its_promise => Some(Reason::DeadPid),
+            _ => None,
         };
         let reasons = [
             against_the_process,
@@ -175,8 +220,15 @@ impl Sighting {
             (known_age_ms > patience.stale_ms).then_some(Reason::TooOld),
             max_hold_ms.is_some_and(|max| known_age_ms > max).then_some(Reason::HoldExceeded),
         ];
+        let is_alive = life != Life::Over;
         Verdict {
-            is_alive: life != Life::Over,
+            is_alive,
+            is_proved: evidence == Evidence::Same,
+            process_may_live: match against_the_process {
+                None => true,
+                Some(Reason::MissingPid) => is_alive,
+                Some(_) => false,
+            },
             witness,
             reasons: reasons.into_iter().flatten().collect(),
             age_ms,
@@ -250,6 +302,11 @@ fn compare(record: &Record, process: &Process) -> Evidence {
             _ => Evidence::Maybe,
         },
     }
+}
+
+/// The wall clock, in milliseconds since the epoch.
+pub fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
 }
 
 /// Both known, and not the same.

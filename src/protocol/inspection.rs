@@ -1,0 +1,206 @@
+//! What is this lock file? To judge one, and to clear a dead one away.
+//!
+//! It is looked at by the contender's own look and judged by the contender's own verdict, so what is
+//! said here is what an acquire would do.
+//!
+//! # Clearing a dead lock
+//!
+//! Removing it by its path has the race that a takeover has: an older process may have read the dead
+//! record as well, and be about to remove the path. If it finds the path vacant, or with the next
+//! holder's lock, it removes whatever stands there. So a dead lock is cleared by a takeover that is
+//! released again: the dead file is exchanged for a finished lock of ours ([`clear`]); ours stays
+//! for [`SETTLE`](super::SETTLE), in which an older process's removal hits nothing but it; and then
+//! it is released ([`finish`]). A crash in between leaves a dead lock for the next contender.
+//!
+//! Nothing here sleeps: the settling is the caller's to wait for.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::{
+    Claim, Contended, DeadLock, HeldLock, LockPaths, Look, ROUNDS, TEMPORARY_SUFFIX, Takeover,
+    errno_of, is_guarded, look, sweep_temporary, take_over,
+};
+use crate::error::{Context, Error, Result};
+use crate::record::Record;
+use crate::sys;
+use crate::verdict::{Patience, Sighting, Standing, Verdict};
+use crate::witness::{Testimony, Witness};
+
+/// What was found out about a lock file.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    /// Where it is.
+    pub lock_path: PathBuf,
+    /// What it says, if anything.
+    pub record: Option<Record>,
+    /// What that amounts to; `None` if it could not be looked at.
+    pub verdict: Option<Verdict>,
+    /// Why it could not be looked at, or not be removed.
+    pub cause: Option<Error>,
+    /// Whether it was cleared away by who asked.
+    pub is_removed: bool,
+}
+
+/// What became of a lock file that was to be cleared away if it is dead.
+#[derive(Debug)]
+pub enum Clearing {
+    /// It isn't dead, or not to be had just now.
+    Kept(Inspection),
+    /// It was dead, and this lock of ours has taken its place. See [`finish`].
+    Replaced(Inspection, HeldLock),
+}
+
+impl LockPaths {
+    /// The lock of a session file, or the one that `path` itself is, by its name. Creates nothing;
+    /// `None` if the folder is missing.
+    pub fn find(path: &Path) -> Result<Option<Self>> {
+        let is_lock_file = path.extension() == Some(OsStr::new("lock"));
+        let lock_file =
+            if is_lock_file { path.to_owned() } else { path.with_added_extension("lock") };
+        let (Some(folder), Some(name)) = (lock_file.parent(), lock_file.file_name()) else {
+            return Ok(None);
+        };
+        Ok(real_folder(folder)?.map(|folder| Self::in_folder(folder, name)))
+    }
+}
+
+impl Inspection {
+    /// A lock file of which nothing is known but that it is there.
+    pub fn unknown(paths: &LockPaths, cause: Option<Error>) -> Self {
+        let lock_path = paths.lock.clone();
+        Self { lock_path, record: None, verdict: None, cause, is_removed: false }
+    }
+
+    fn new(paths: &LockPaths, sighting: Sighting, patience: Patience, now_ms: i64) -> Self {
+        let verdict = Some(sighting.judge_at(patience, now_ms));
+        Self { verdict, record: sighting.record, ..Self::unknown(paths, None) }
+    }
+
+    /// What it comes to. Can't know counts as alive.
+    pub fn standing(&self) -> Standing {
+        self.verdict.as_ref().map_or(Standing::Unknown, Verdict::standing)
+    }
+}
+
+/// The real path of a folder; `None` if it is missing.
+pub fn real_folder(folder: &Path) -> Result<Option<PathBuf>> {
+    match folder.canonicalize() {
+        Ok(folder) => Ok(Some(folder)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(errno_of(error)).during("realpath", folder),
+    }
+}
+
+/// Looks at a lock file as a contender does, and leaves it as it is. Ages are reckoned as of
+/// `now_ms`. `None`: there is none.
+///
+/// # Errors
+/// Where it can't be known whether there is one. If there is one that can't be read, that is said
+/// in the inspection.
+pub fn inspect(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Inspection>> {
+    let seen = match look_closely(paths, claim, now_ms) {
+        Err(Error::System { errno, syscall: "lstat", path }) => {
+            return Err(Error::System { errno, syscall: "lstat", path });
+        }
+        Err(cause) => return Ok(Some(Inspection::unknown(paths, Some(cause)))),
+        Ok(seen) => seen,
+    };
+    Ok(match seen {
+        Look::Vacant => None,
+        Look::Moved => Some(Inspection::unknown(paths, None)),
+        Look::Alive(contended) => Some(in_the_way(paths, contended, claim.patience, now_ms)),
+        Look::Dead(dead, sighting) => {
+            let_go(&dead);
+            Some(Inspection::new(paths, *sighting, claim.patience, now_ms))
+        }
+    })
+}
+
+/// Replaces a dead lock by one of ours, to be settled and finished. `None`: there is no lock file.
+pub fn clear(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Clearing>> {
+    for _ in 0..ROUNDS {
+        let (dead, sighting) = match look_closely(paths, claim, now_ms)? {
+            Look::Vacant => return Ok(None),
+            Look::Moved => continue,
+            Look::Alive(contended) => {
+                let alive = in_the_way(paths, contended, claim.patience, now_ms);
+                return Ok(Some(Clearing::Kept(alive)));
+            }
+            Look::Dead(dead, sighting) => (dead, sighting),
+        };
+        let inspection = Inspection::new(paths, *sighting, claim.patience, now_ms);
+        let taken =
+            if is_guarded(paths) { Ok(Takeover::Occupied) } else { take_over(paths, claim, &dead) };
+        let cause = match taken {
+            Ok(Takeover::Done(ours)) => return Ok(Some(Clearing::Replaced(inspection, ours))),
+            Ok(Takeover::Lost) => continue,
+            Ok(Takeover::Occupied) => None,
+            Err(cause) => Some(cause),
+        };
+        let_go(&dead);
+        return Ok(Some(Clearing::Kept(Inspection { cause, ..inspection })));
+    }
+    Ok(Some(Clearing::Kept(Inspection::unknown(paths, None))))
+}
+
+/// Releases what a dead lock was replaced by, once that has settled. `false`: somebody else has
+/// removed it by then, and the path may be another holder's.
+pub fn finish(ours: &HeldLock) -> Result<bool> {
+    let is_ours = ours.is_at_its_path();
+    ours.release()?;
+    is_ours
+}
+
+/// Removes a temporary that a crash left behind.
+pub fn clear_temporary(path: &Path) -> Result<()> {
+    sweep_temporary(path, None).map(drop)
+}
+
+/// Whether a file of this name is the temporary of some session.
+pub fn is_temporary(name: &OsStr) -> bool {
+    let Some(name) = name.to_str().and_then(|name| name.strip_suffix(TEMPORARY_SUFFIX)) else {
+        return name.as_encoded_bytes().ends_with(b".jsonl.lock.new");
+    };
+    let is_short = |hash: &str| {
+        hash.len() == 16 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    name.ends_with(".jsonl.lock") || name.strip_suffix(".lock").is_some_and(is_short)
+}
+
+/// A contender's look, but for one thing. A holder of ours has its file open for writing. A flock
+/// without that belongs to somebody who judges the file just now, and is worth another look: here
+/// nobody comes again by himself.
+fn look_closely(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
+    for _ in 1..ROUNDS {
+        match look(paths, claim, now_ms)? {
+            Look::Moved => {}
+            Look::Alive(contended) if is_being_judged(&contended) => {}
+            seen => return Ok(seen),
+        }
+        std::thread::yield_now();
+    }
+    look(paths, claim, now_ms)
+}
+
+fn is_being_judged(contended: &Contended) -> bool {
+    contended.witness == Some(Witness::Flock)
+        && contended.sighting().is_some_and(|sighting| sighting.testimony == Testimony::NoWriter)
+}
+
+fn in_the_way(
+    paths: &LockPaths,
+    contended: Contended,
+    patience: Patience,
+    now_ms: i64,
+) -> Inspection {
+    match contended.sighting() {
+        Some(sighting) => Inspection::new(paths, sighting, patience, now_ms),
+        None => Inspection::unknown(paths, contended.cause),
+    }
+}
+
+/// Gives the flock of a dead lock back. Closing would do, but for a child that shares the file.
+fn let_go(dead: &DeadLock) {
+    let _ = sys::unlock(&dead.file); // it goes with the descriptor in any case
+}
