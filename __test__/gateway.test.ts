@@ -308,7 +308,11 @@ describe("an acquire", () => {
 
 describe("at its deadline an acquire says that the holder is stale", () => {
   /** Rejected as stale, for these reasons; and not before the deadline. */
-  async function expectStale(options: gateway.AcquireOptions, pid: number, reasons: string[]) {
+  async function expectStale(
+    options: Parameters<typeof acquireSessionWriteLock>[0],
+    pid: number,
+    reasons: string[],
+  ) {
     const started = performance.now();
     const error = await refusal(acquireSessionWriteLock(options));
     expect(performance.now() - started).toBeGreaterThanOrEqual(options.timeoutMs! - 1);
