@@ -321,7 +321,7 @@ export interface CleanStaleLockFilesResult {
  * crashed takeovers left behind (`<name>.jsonl.lock.new`) goes as well, without a report. A missing
  * folder gives empty lists.
  *
- * The work is done off the event loop, bit by bit. A dead lock takes 50 ms, up to 128 of them at
+ * The work is done off the event loop, bit by bit. A dead lock takes 50 ms, up to 64 of them at
  * the same time.
  *
  * Rejects with

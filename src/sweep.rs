@@ -54,7 +54,7 @@ const LOCK_SUFFIX: &[u8] = b".jsonl.lock";
 const TURN: usize = 32;
 
 /// Dead locks that may settle at the same time; each is an open file.
-const MOST_SETTLING: usize = 128;
+const MOST_SETTLING: usize = 64;
 
 /// What the record of a lock says that stands for a dead one while that settles; no more than to
 /// tell a person who finds it that it was meant to be short.

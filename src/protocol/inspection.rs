@@ -169,16 +169,15 @@ pub fn is_temporary(name: &OsStr) -> bool {
 }
 
 /// A contender's look, but for one thing. A holder of ours has its file open for writing. A flock
-/// without that belongs to somebody who judges the file just now, and is worth another look: here
-/// nobody comes again by himself.
+/// without that belongs to somebody who judges the file just now, and is worth another look: a
+/// contender will come again, and we won't.
 fn look_closely(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
     for _ in 1..ROUNDS {
         match look(paths, claim, now_ms)? {
             Look::Moved => {}
-            Look::Alive(contended) if is_being_judged(&contended) => {}
+            Look::Alive(contended) if is_being_judged(&contended) => outlast(&contended),
             seen => return Ok(seen),
         }
-        std::thread::yield_now();
     }
     look(paths, claim, now_ms)
 }
@@ -186,6 +185,21 @@ fn look_closely(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
 fn is_being_judged(contended: &Contended) -> bool {
     contended.witness == Some(Witness::Flock)
         && contended.sighting().is_some_and(|sighting| sighting.testimony == Testimony::NoWriter)
+}
+
+/// Lets somebody finish who judges the file; that takes him microseconds, if he isn't stopped.
+fn outlast(judged: &Contended) {
+    const TRIES: usize = 200;
+
+    for _ in 0..TRIES {
+        if !judged.is_proved() {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    if let Some(file) = &judged.file {
+        let _ = sys::unlock(file); // it goes with the descriptor in any case
+    }
 }
 
 fn in_the_way(
