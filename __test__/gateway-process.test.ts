@@ -48,10 +48,15 @@ class Gateway {
     });
   }
 
-  /** Starts one and waits until it is there. */
-  static async start(folder: string, env: NodeJS.ProcessEnv = {}): Promise<Gateway> {
+  /** Starts one, with what it finds in its stdin already, and waits until it is there. */
+  static async start(
+    folder: string,
+    env: NodeJS.ProcessEnv = {},
+    ...messages: object[]
+  ): Promise<Gateway> {
     const gateway = new Gateway(folder, env);
     onTestFinished(() => void gateway.#process.kill("SIGKILL"));
+    messages.forEach((message) => gateway.send(message));
     await gateway.told("started");
     return gateway;
   }
@@ -121,7 +126,9 @@ function expectOnlyTranscripts(folder: string): void {
   expect(readdirSync(folder).filter((name) => !name.endsWith(".jsonl"))).toEqual([]);
 }
 
-const lockOf = (folder: string) => path.join(folder, "chat.jsonl.lock");
+const lockOf = (folder: string, session = "chat") => path.join(folder, `${session}.jsonl.lock`);
+const released = (folder: string, session?: string) =>
+  until("the lock is released", () => !existsSync(lockOf(folder, session)));
 const holderOf = (folder: string) => JSON.parse(readFileSync(lockOf(folder), "utf8")).pid;
 
 /** Has a gateway want the lock, and waits until it sleeps in front of it. */
@@ -139,7 +146,7 @@ describe("a gateway", () => {
     await gateway.say("user", "How are you?");
     expect(holderOf(folder)).toBe(gateway.pid);
     await gateway.say("assistant", "Fine.");
-    await until("the lock is released", () => !existsSync(lockOf(folder)));
+    await released(folder);
     expect(await gateway.end()).toBe(0);
     expect(readTranscript(folder)).toEqual(["user: How are you?", "assistant: Fine."]);
     expectOnlyTranscripts(folder);
@@ -413,18 +420,25 @@ describe("after a SIGKILL", () => {
     await killed.say("user", "a");
     await killed.say("user", "b", "other");
     await killed.say("assistant", "b", "other");
+    await released(folder, "other");
     expect(await killed.end("SIGKILL")).toBe("SIGKILL");
     expect(holderOf(folder)).toBe(killed.pid);
 
-    const gateway = await Gateway.start(folder);
-    expect(gateway.events[0]).toMatchObject({ event: "cut-off", session: "chat" });
-    expect(gateway.events[0]!.reasons).toContain("dead-pid");
-    expect(gateway.events[1]).toEqual({ event: "started", pid: gateway.pid });
-    expect(gateway.stderr).toContain(`removed stale session lock: ${lockOf(folder)} (`);
-    expectOnlyTranscripts(folder);
-    await gateway.say("assistant", "a");
+    // Enough before it to keep the sweep busy, and a message that must not come before the sweep.
+    const others = [...Array(2_000).keys()].map((n) => `a${n}`);
+    for (const session of others) {
+      writeFileSync(lockOf(folder, session), readFileSync(lockOf(folder)));
+    }
+    const gateway = await Gateway.start(folder, {}, { session: "chat", assistant: "a" });
+    const told = gateway.events.find(({ session }) => session === "chat");
+    expect(told).toEqual({ event: "cut-off", session: "chat", reasons: ["dead-pid"] });
+    expect(gateway.count("cut-off")).toBe(others.length + 1);
+    expect(gateway.events[others.length + 1]).toEqual({ event: "started", pid: gateway.pid });
+    await gateway.told("written");
     expect(await gateway.end()).toBe(0);
+    expect(gateway.stderr).toContain(`removed stale session lock: ${lockOf(folder)} (`);
     expect(readTranscript(folder)).toEqual(["user: a", "assistant: a"]);
+    expectOnlyTranscripts(folder);
   });
 
   test("a gateway that restarts inside its process sweeps as well", async () => {
