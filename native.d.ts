@@ -75,7 +75,7 @@ export declare function isAlive(pid: number, comm?: string | undefined | null): 
 /** Asks the file system. */
 export declare function isHeld(handle: number): boolean
 
-/** For tests: whether no disk work of this process is under way. */
+/** For tests. */
 export declare function isIdle(): boolean
 
 /** Whether a granted lock is still there when its caller hears of it. */

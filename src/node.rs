@@ -28,7 +28,6 @@ use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
 use crate::error::Error;
-use crate::executor;
 use crate::process::{self, Process};
 use crate::protocol::Report;
 use crate::protocol::inspection::Inspection;
@@ -468,10 +467,10 @@ pub fn watchdog_releases() -> f64 {
     registry::watchdog_releases() as f64
 }
 
-/// For tests: whether no disk work of this process is under way.
+/// For tests.
 #[napi(catch_unwind)]
 pub fn is_idle() -> bool {
-    executor::is_idle()
+    registry::is_idle()
 }
 
 fn tell_outcome(tell: &Tell, ticket: f64, outcome: Outcome) {

@@ -837,6 +837,11 @@ pub fn watchdog_releases() -> usize {
     with_registry(|registry| registry.watchdog_releases)
 }
 
+/// Whether no disk work of this process is under way: no release, no look at a lock.
+pub fn is_idle() -> bool {
+    executor::is_idle()
+}
+
 // --- Bookkeeping --------------------------------------------------------------------------------
 
 impl Request {
