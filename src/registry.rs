@@ -159,8 +159,9 @@ struct Registry {
     lost: HashMap<Handle, Loss>,
     /// When the watchdog looks next.
     watchdog: Option<(Instant, Timer)>,
-    /// How many locks the watchdog has released.
+    /// How many locks the watchdog has released, and how many of them may still be on the disk.
     watchdog_releases: usize,
+    watchdog_underway: usize,
 }
 
 static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
@@ -813,6 +814,7 @@ pub fn run_watchdog(now: Instant) {
             registry.lost.insert(*handle, Loss::HoldExceeded);
         }
         registry.watchdog_releases += exceeded.len();
+        registry.watchdog_underway += exceeded.len();
         let next = registry.holds.values().flatten().filter_map(Hold::ends).min();
         registry.plan_watchdog(next);
         exceeded
@@ -824,6 +826,7 @@ pub fn run_watchdog(now: Instant) {
             let (held_for, max) = ((now - hold.since).as_millis(), hold.limit.as_millis());
             let path = hold.lock.paths().lock().to_owned();
             let _ = put_down_and_tell(hold);
+            with_registry(|registry| registry.watchdog_underway -= 1);
             eprintln!(
                 "[session-write-lock] releasing lock held for {held_for}ms (max={max}ms): {}",
                 path.display()
@@ -832,14 +835,14 @@ pub fn run_watchdog(now: Instant) {
     }
 }
 
-/// How many locks the watchdog has released so far; the last of them perhaps not from the disk yet.
+/// How many locks the watchdog has released so far, those that may still be on the disk included.
 pub fn watchdog_releases() -> usize {
     with_registry(|registry| registry.watchdog_releases)
 }
 
 /// Whether no disk work of this process is under way: no release, no look at a lock.
 pub fn is_idle() -> bool {
-    executor::is_idle()
+    with_registry(|registry| registry.watchdog_underway == 0) && executor::is_idle()
 }
 
 // --- Bookkeeping --------------------------------------------------------------------------------
