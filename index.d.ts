@@ -298,7 +298,8 @@ export interface CleanStaleLockFilesOptions extends InspectOptions {
   recursive?: boolean;
   /**
    * `warn` is called for each lock that was removed, when the sweep is over:
-   * `removed stale session lock: <lock file> (<reasons>)`. What it throws is ignored.
+   * `removed stale session lock: <lock file> (<reasons>)`; without reasons, `no longer held`. What
+   * it throws is ignored. `info` is not used.
    */
   log?: { warn?(message: string): void; info?(message: string): void };
 }

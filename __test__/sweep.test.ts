@@ -42,6 +42,9 @@ const NOBODY = 2 ** 22 + 1;
 
 const HOUR_MS = 3_600_000;
 
+/** How long a removal by path has no new lock to hit. */
+const SETTLE_MS = 50;
+
 const now = () => new Date().toISOString();
 
 /** The record of a holder that is gone. */
@@ -93,6 +96,14 @@ describe("a sweep", () => {
     leave(path.join(folder, ".jsonl.lock"));
     expect((await sweep(folder)).found).toEqual([".jsonl.lock"]);
     expect(contents(folder)).toEqual(others.toSorted());
+  });
+
+  test("removes a lock also if its name is no text, and shows what can be shown of it", async () => {
+    const folder = temporaryFolder();
+    const name = Buffer.concat([Buffer.from(`${folder}/a`), Buffer.from([0xff]), Buffer.from(".jsonl.lock")]);
+    writeFileSync(name, JSON.stringify(dead()));
+    expect((await sweep(folder)).removed).toEqual(["a\ufffd.jsonl.lock"]);
+    expect(contents(folder)).toEqual([]);
   });
 
   test("of a missing folder finds nothing, and doesn't create it", async () => {
@@ -499,51 +510,59 @@ async function tryAll(sessionFiles: string[]): Promise<boolean[]> {
 
 // --- Beside others ---------------------------------------------------------------------------------
 
-/** Blocks this thread until the lock file is another one: a sweep has replaced it, and lets it settle. */
-function untilReplaced(lockPath: string): void {
-  const deadline = performance.now() + 10_000;
-  for (const { ino } = statSync(lockPath); statSync(lockPath).ino === ino; ) {
-    if (performance.now() > deadline) {
-      throw new Error("no sweep has replaced the dead lock");
+/**
+ * Has a dead lock swept, and does something while it settles. The sweep doesn't need this thread, so
+ * that is blocked until the lock file is another one. On a machine that is slow just then it can be
+ * too late: once more.
+ */
+async function whileSettling<T>(folder: string, act: (lockPath: string) => T) {
+  const lockPath = path.join(folder, "chat.jsonl.lock");
+  for (let attempt = 1; ; attempt += 1) {
+    const { ino } = statSync(leave(lockPath));
+    const sweeping = sweep(folder);
+    try {
+      const deadline = performance.now() + 10_000;
+      while (statSync(lockPath).ino === ino) {
+        expect(performance.now()).toBeLessThan(deadline);
+      }
+      return { lockPath, sweeping, acted: act(lockPath) };
+    } catch (error: any) {
+      if (error.code !== "ENOENT" || attempt === 20) {
+        throw error;
+      }
+      await sweeping;
     }
   }
 }
 
 describe("beside others", () => {
   test("a lock that somebody else took while it settled is not cleaned, but his", async () => {
-    const folder = temporaryFolder();
-    const lockPath = leave(path.join(folder, "chat.jsonl.lock"));
-    const sweeping = sweep(folder);
-    untilReplaced(lockPath);
     // What an older contender does that has read the dead record before.
-    rmSync(lockPath);
-    const fd = openSync(lockPath, "wx");
+    const { lockPath, sweeping, acted: fd } = await whileSettling(temporaryFolder(), (lockPath) => {
+      rmSync(lockPath);
+      return openSync(lockPath, "wx");
+    });
     writeSync(fd, JSON.stringify({ pid: process.pid, createdAt: now() }));
     const { locks, removed, warnings } = await sweeping;
     expect([removed, warnings]).toEqual([[], []]);
-    expect(locks).toMatchObject([{ verdict: "held", pid: process.pid, witnessed: "open-for-writing" }]);
+    expect(locks).toMatchObject([{ verdict: "held", lockPath, witnessed: "open-for-writing" }]);
     expect(fstatSync(fd).ino).toBe(statSync(lockPath).ino);
     closeSync(fd);
   });
 
   test("a lock that has gone while it settled is in no list", async () => {
-    const folder = temporaryFolder();
-    const lockPath = leave(path.join(folder, "chat.jsonl.lock"));
-    const sweeping = sweep(folder);
-    untilReplaced(lockPath);
-    rmSync(lockPath);
+    const { sweeping } = await whileSettling(temporaryFolder(), rmSync);
     expect((await sweeping).locks).toEqual([]);
   });
 
   test("who waits in this process is served as soon as the dead lock has gone", async () => {
     const folder = temporaryFolder();
     const sessionFile = path.join(folder, "chat.jsonl");
-    const lockPath = leave(`${sessionFile}.lock`);
-    const sweeping = sweep(folder);
-    untilReplaced(lockPath);
-    expect(tryAcquireSessionWriteLock({ sessionFile })).toBe(null);
-    const lock = await acquireSessionWriteLock({ sessionFile, timeoutMs: 5_000 });
+    const { sweeping, acted } = await whileSettling(folder, () =>
+      acquireSessionWriteLock({ sessionFile, timeoutMs: 5_000 }),
+    );
     expect((await sweeping).removed).toEqual(["chat.jsonl.lock"]);
+    const lock = await acted;
     expect(lock.held).toBe(true);
     await lock.release();
   });
@@ -607,10 +626,10 @@ describe("beside others", () => {
 
   test("contenders with the older module and with the addon hold one after the other", async () => {
     const folder = temporaryFolder();
-    const sessionFiles = Array.from({ length: 40 }, (_, n) => path.join(folder, `${n}.jsonl`));
+    const sessionFiles = Array.from({ length: 8 }, (_, n) => path.join(folder, `${n}.jsonl`));
     const [typescript, addon, sweeper] = (await startAgents(3)) as [Agent, Agent, Agent];
-    let swept = 0;
-    for (let round = 0; round < 8; round += 1) {
+    let [swept, both, quick] = [0, 0, 0];
+    for (let round = 0; round < 20; round += 1) {
       for (const sessionFile of sessionFiles) {
         leave(`${sessionFile}.lock`, round % 2 ? dead() : { pid: NOBODY, createdAt: now(), starttime: 7 });
       }
@@ -624,13 +643,19 @@ describe("beside others", () => {
         addon.run(take, sessionFiles, "addon"),
       ]);
       swept += await sweeping;
-      for (const [index, sessionFile] of sessionFiles.entries()) {
-        expect([older[index], newer[index]].filter(Boolean), `${round}: ${sessionFile}`).toHaveLength(1);
+      for (const [index, gapMs] of older.entries()) {
+        // A machine that stops the older one for longer may let it remove another's lock: no
+        // protocol of ours can help that, and it says nothing of the sweep.
+        if (gapMs !== null && gapMs < SETTLE_MS) {
+          quick += 1;
+          both += Number(newer[index] !== null);
+        }
       }
       await Promise.all([typescript, addon].map((agent) => agent.run(putBack)));
       expect(contents(folder)).toEqual([]);
     }
-    expect(swept).toBeGreaterThan(0);
+    expect(both).toBe(0);
+    expect(Math.min(swept, quick)).toBeGreaterThan(0);
   });
 });
 
@@ -670,17 +695,21 @@ async function sweepUntilTold({ lock, require }: Tools, sessionsDir: string) {
   return all;
 }
 
-/** Tries to take all of them at the same time, and keeps what it gets. */
-async function take({ lock, kept, require }: Tools, sessionFiles: string[], module: string): Promise<boolean[]> {
+/**
+ * Tries to take all of them at the same time, and keeps what it gets. Says for each of these how long
+ * its removals took at most, which matters of the older module's.
+ */
+async function take({ lock, kept, require }: Tools, sessionFiles: string[], module: string) {
   const acquire = module === "addon" ? lock.acquireSessionWriteLock : require("./typescript-lock.cjs").acquire;
   return Promise.all(
-    sessionFiles.map(async (sessionFile) => {
+    sessionFiles.map(async (sessionFile): Promise<number | null> => {
       try {
-        kept.set(sessionFile, await acquire({ sessionFile, timeoutMs: 400 }));
-        return true;
+        const held = await acquire({ sessionFile, timeoutMs: 150 });
+        kept.set(sessionFile, held);
+        return held.gapMs ?? 0;
       } catch (error: any) {
         if (error.code === "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT" || error.code === "LOCKED") {
-          return false;
+          return null;
         }
         throw error;
       }
@@ -698,39 +727,38 @@ async function putBack({ kept }: Tools): Promise<void> {
 test("a folder of 10,000 locks leaves the event loop and other sessions as fast as before", async () => {
   const folder = temporaryFolder();
   const alive = { pid: 1, createdAt: now(), maxHoldMs: 300_000 };
-  const files = Array.from({ length: 10_000 }, (_, n) =>
-    leave(path.join(folder, `${String(n).padStart(5, "0")}.jsonl.lock`), n % 20 ? alive : dead()),
-  );
   const isDead = (_: string, n: number) => n % 20 === 0;
+  const files = Array.from({ length: 10_000 }, (_, n) => path.join(folder, `${String(n).padStart(5, "0")}.jsonl.lock`));
+  files.forEach((file, n) => leave(file, isDead(file, n) ? dead() : alive));
 
-  // What it would take to read them all here.
+  // What it takes to look at them here, in one go: some 400 ms where this was written.
   const started = performance.now();
   for (const file of files) {
     isAlive(JSON.parse(readFileSync(file, "utf8")).pid);
   }
   const inOneGo = performance.now() - started;
+  // A sweep came to 11 ms there; with all inspections handed over at once it was 45 and more.
+  const limit = inOneGo / 12;
 
-  const attempts: { longest: number; slowest: number }[] = [];
-  for (let attempt = 0; attempt < 3; attempt += 1) {
+  // The best of three: the machine may have other things to do.
+  let [longest, slowest] = [Infinity, Infinity];
+  for (let attempt = 0; attempt < 3 && Math.max(longest, slowest) > limit; attempt += 1) {
     const delays = monitorEventLoopDelay({ resolution: 1 });
     delays.enable();
     let isOver = false;
     const sweeping = sweep(folder).finally(() => {
       isOver = true;
     });
-    const slowest = await slowestAcquire(() => isOver);
+    slowest = Math.min(slowest, await slowestAcquire(() => isOver));
     const { found, removed } = await sweeping;
     delays.disable();
+    longest = Math.min(longest, delays.max / 1e6);
     expect(found).toEqual(files.map((file) => path.basename(file)));
     expect(removed).toEqual(files.filter(isDead).map((file) => path.basename(file)));
-    attempts.push({ longest: delays.max / 1e6, slowest });
     files.filter(isDead).forEach((file) => leave(file));
   }
-  // The best of three: the machine may have had other things to do.
-  const longest = Math.min(...attempts.map(({ longest }) => longest));
-  const slowest = Math.min(...attempts.map(({ slowest }) => slowest));
-  expect(longest, JSON.stringify({ inOneGo, attempts })).toBeLessThan(inOneGo / 3);
-  expect(slowest, JSON.stringify({ inOneGo, attempts })).toBeLessThan(inOneGo / 3);
+  expect(longest).toBeLessThan(limit);
+  expect(slowest).toBeLessThan(limit);
 }, 120_000);
 
 /** The longest time that an acquire of a free lock takes, in folders that are new each time. */

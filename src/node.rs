@@ -532,7 +532,8 @@ fn loss_name(loss: Loss) -> String {
     name.to_owned()
 }
 
-/// Paths come from JavaScript strings, so nothing is lost on the way back.
+/// Paths come from JavaScript strings, so nothing is lost on the way back. Only a sweep finds other
+/// names; of those that aren't UTF-8 it shows what can be shown.
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

@@ -143,9 +143,13 @@ impl Sweep {
         }
     }
 
-    /// Behind whatever else waits for a thread by now.
+    /// Behind whatever else waits for a thread by now. If there is none any more, that is the end:
+    /// what just settles becomes a dead lock again.
     fn go_on(self: Box<Self>) {
-        executor::run(Box::new(move |_| self.take_turn()));
+        executor::run(Box::new(move |place| match place {
+            Place::OwnThread => self.take_turn(),
+            Place::CallersThread => (self.deliver)(Err(no_thread(self.options.folder))),
+        }));
     }
 
     fn go_on_at(self: Box<Self>, instant: Instant) {
@@ -222,12 +226,15 @@ impl Sweep {
             return;
         }
         let paths = LockPaths::in_folder(folder.to_owned(), name);
-        if !self.options.removes_dead {
-            self.found.push(self.inspect(&paths));
-            return;
-        }
+        let inspection =
+            if self.options.removes_dead { self.clear(&paths) } else { self.inspect(&paths) };
+        self.found.push(inspection);
+    }
+
+    /// If it is dead, it is replaced, and settles.
+    fn clear(&mut self, paths: &LockPaths) -> Option<Inspection> {
         let measure = self.options.measure;
-        let inspection = match inspection::clear(&paths, &measure.claim(&paths), measure.now_ms()) {
+        match inspection::clear(paths, &measure.claim(paths), measure.now_ms()) {
             Ok(None) => None,
             Ok(Some(Clearing::Kept(inspection))) => Some(inspection),
             Ok(Some(Clearing::Replaced(inspection, ours))) => {
@@ -235,9 +242,8 @@ impl Sweep {
                 self.settling.push_back(Settling { index, ours, until });
                 Some(inspection)
             }
-            Err(cause) => Some(Inspection::unknown(&paths, Some(cause))),
-        };
-        self.found.push(inspection);
+            Err(cause) => Some(Inspection::unknown(paths, Some(cause))),
+        }
     }
 
     fn inspect(&self, paths: &LockPaths) -> Option<Inspection> {

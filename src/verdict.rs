@@ -474,6 +474,43 @@ mod tests {
     }
 
     #[test]
+    fn a_verdict_in_a_word() {
+        let record = |pid, witness| Record {
+            created_at: Some(Timestamp::now().to_string()),
+            witness,
+            ..by(pid)
+        };
+        let elsewhere = Record { pid_namespace: Some(2), ..record(THEM, None) };
+        let broken = Record { witness: Some(DeclaredWitness::Flock), ..elsewhere.clone() };
+        let word = |sighting: Sighting| {
+            let verdict = sighting.judge(PATIENCE);
+            (verdict.standing(), verdict.process_may_live, verdict.reasons)
+        };
+        let flocked = Sighting { flocked: true, ..seen(record(THEM, None)) };
+        assert_eq!(word(flocked), (Standing::Held, true, vec![]));
+        let own = Sighting { is_held_here: true, ..seen(record(process::own().pid, None)) };
+        assert_eq!(word(own), (Standing::Held, true, vec![]));
+        let doubtful = Sighting { modified_ms: i64::MAX, ..seen(elsewhere) };
+        assert_eq!(word(doubtful), (Standing::Unknown, true, vec![]));
+        let promised = Sighting { has_flock: true, ..seen(broken) };
+        assert_eq!(word(promised), (Standing::Dead, false, vec![Reason::DeadPid]));
+    }
+
+    #[test]
+    fn ages_are_reckoned_from_the_instant_that_is_given() {
+        let sighting = seen(Record {
+            created_at: Some("2026-01-01T00:00:00Z".into()),
+            max_hold_ms: Some(1_000),
+            ..by(THEM)
+        });
+        let then_ms = sighting.created_at_ms().unwrap();
+        let at = |ms| sighting.judge_at(PATIENCE, then_ms + ms);
+        assert_eq!(at(1_000).age_ms, Some(1_000));
+        assert!(!at(1_000).reasons.contains(&Reason::HoldExceeded));
+        assert!(at(1_001).reasons.contains(&Reason::HoldExceeded));
+    }
+
+    #[test]
     fn a_file_from_the_future_has_no_age() {
         let mut sighting =
             seen(Record { created_at: Some("2999-01-01T00:00:00Z".into()), ..by(1) });

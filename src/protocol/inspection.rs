@@ -159,13 +159,13 @@ pub fn clear_temporary(path: &Path) -> Result<()> {
 
 /// Whether a file of this name is the temporary of some session.
 pub fn is_temporary(name: &OsStr) -> bool {
-    let Some(name) = name.to_str().and_then(|name| name.strip_suffix(TEMPORARY_SUFFIX)) else {
-        return name.as_encoded_bytes().ends_with(b".jsonl.lock.new");
+    let Some(lock_name) = name.as_encoded_bytes().strip_suffix(TEMPORARY_SUFFIX.as_bytes()) else {
+        return false;
     };
-    let is_short = |hash: &str| {
-        hash.len() == 16 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    let is_short = |hash: &[u8]| {
+        hash.len() == 16 && hash.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     };
-    name.ends_with(".jsonl.lock") || name.strip_suffix(".lock").is_some_and(is_short)
+    lock_name.ends_with(b".jsonl.lock") || lock_name.strip_suffix(b".lock").is_some_and(is_short)
 }
 
 /// A contender's look, but for one thing. A holder of ours has its file open for writing. A flock
@@ -217,4 +217,87 @@ fn in_the_way(
 /// Gives the flock of a dead lock back. Closing would do, but for a child that shares the file.
 fn let_go(dead: &DeadLock) {
     let _ = sys::unlock(&dead.file); // it goes with the descriptor in any case
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict;
+
+    const CLAIM: Claim = Claim {
+        max_hold_ms: 1_000,
+        patience: Patience { stale_ms: 60_000, grace_ms: 30_000 },
+        is_held_here: false,
+    };
+
+    fn session() -> (tempfile::TempDir, LockPaths) {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = LockPaths::resolve(&folder.path().join("chat.jsonl")).unwrap();
+        (folder, paths)
+    }
+
+    #[test]
+    fn a_lock_is_found_by_its_session_and_by_itself() {
+        let (folder, paths) = session();
+        assert_eq!(LockPaths::find(&folder.path().join("chat.jsonl")).unwrap().unwrap(), paths);
+        assert_eq!(LockPaths::find(&paths.lock).unwrap().unwrap(), paths);
+        assert_eq!(LockPaths::find(&folder.path().join("none/chat.jsonl")).unwrap(), None);
+        assert!(!folder.path().join("none").exists());
+    }
+
+    #[test]
+    fn every_temporary_is_told_by_its_name_and_no_lock_file_is() {
+        let folder = tempfile::tempdir().unwrap();
+        for length in [1, 239, 240, 241, 244] {
+            let name = format!("{}.jsonl", "x".repeat(length));
+            let paths = LockPaths::resolve(&folder.path().join(name)).unwrap();
+            assert!(is_temporary(paths.temporary.file_name().unwrap()), "{length}");
+            assert!(!is_temporary(paths.lock.file_name().unwrap()), "{length}");
+        }
+        for name in ["a.lock.new", "a.jsonl.lock.new.new", "0123456789ABCDEF.lock.new", ".lock.new"]
+        {
+            assert!(!is_temporary(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_inspection_leaves_no_flock_behind_even_where_a_child_shares_the_open_file() {
+        let (_folder, paths) = session();
+        std::fs::write(&paths.lock, r#"{"pid":2147483647}"#).unwrap();
+        let Look::Dead(dead, _) = look(&paths, &CLAIM, verdict::now_ms()).unwrap() else {
+            panic!("it is dead");
+        };
+        let shared_with_child = dead.file.try_clone().unwrap();
+        let_go(&dead);
+        assert_eq!(sys::flock(&sys::open(&paths.lock).unwrap()), Ok(()));
+        drop(shared_with_child);
+    }
+
+    #[test]
+    fn what_replaces_a_dead_lock_excludes_until_it_is_finished() {
+        let (folder, paths) = session();
+        std::fs::write(&paths.lock, r#"{"pid":2147483647}"#).unwrap();
+        let clear = || clear(&paths, &CLAIM, verdict::now_ms()).unwrap();
+        let Some(Clearing::Replaced(inspection, ours)) = clear() else {
+            panic!("it is dead");
+        };
+        assert_eq!(inspection.standing(), Standing::Dead);
+        let Some(Clearing::Kept(held)) = clear() else {
+            panic!("it is held");
+        };
+        assert_eq!(held.standing(), Standing::Held);
+        assert!(finish(&ours).unwrap());
+        assert!(clear().is_none());
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_sweeper_that_dies_while_it_settles_leaves_a_dead_lock() {
+        let (_folder, paths) = session();
+        std::fs::write(&paths.lock, r#"{"pid":2147483647}"#).unwrap();
+        let replaced = clear(&paths, &CLAIM, verdict::now_ms()).unwrap();
+        drop(replaced); // what the kernel does
+        let inspection = inspect(&paths, &CLAIM, verdict::now_ms()).unwrap().unwrap();
+        assert_eq!(inspection.standing(), Standing::Dead);
+    }
 }
