@@ -35,9 +35,9 @@ class Gateway {
   stderr = "";
   #read = 0;
 
-  private constructor(folder: string, env: NodeJS.ProcessEnv) {
+  private constructor(args: string[], env: NodeJS.ProcessEnv) {
     const script = path.join(root, ".cache/gateway/gateway.js");
-    this.#process = spawn(process.execPath, [script, folder], { env: { ...process.env, ...env } });
+    this.#process = spawn(process.execPath, [script, ...args], { env: { ...process.env, ...env } });
     this.#process.stderr.on("data", (data) => {
       this.stderr += data;
     });
@@ -50,11 +50,11 @@ class Gateway {
 
   /** Starts one, with what it finds in its stdin already, and waits until it is there. */
   static async start(
-    folder: string,
+    args: string | string[],
     env: NodeJS.ProcessEnv = {},
     ...messages: object[]
   ): Promise<Gateway> {
-    const gateway = new Gateway(folder, env);
+    const gateway = new Gateway([args].flat(), env);
     onTestFinished(() => void gateway.#process.kill("SIGKILL"));
     messages.forEach((message) => gateway.send(message));
     await gateway.told("started");
@@ -187,8 +187,9 @@ describe("a gateway", () => {
     const folder = temporaryFolder();
     const holder = await Gateway.start(folder);
     await holder.say("user", "a");
-    const env = { OPENCLAW_SESSION_WRITE_LOCK_ACQUIRE_TIMEOUT_MS: "50" };
-    const gateway = await Gateway.start(folder, env);
+    const config = path.join(temporaryFolder(), "config.json");
+    writeFileSync(config, '{"session":{"writeLock":{"acquireTimeoutMs":50}}}');
+    const gateway = await Gateway.start([folder, config]);
     gateway.send({ session: "chat", user: "b" });
     expect(await gateway.told("failed")).toMatchObject({
       session: "chat",
