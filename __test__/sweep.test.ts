@@ -595,10 +595,11 @@ describe("beside others", () => {
     busy.forEach((sessionFile) => writeFileSync(sessionFile, "0"));
     const [workers, sweepers] = await Promise.all([startAgents(8), startAgents(2)]);
     const sweeping = sweepers.map((agent) => agent.run(sweepUntilTold, folder));
-    const rounds = 150;
-    const working = workers.map((agent, index) => agent.run(work, busy, index, rounds));
+    const rounds = 90;
+    const corpse = JSON.stringify({ pid: NOBODY, createdAt: now(), witness: "flock" });
+    const working = workers.map((agent, index) => agent.run(work, busy, index, rounds, corpse));
 
-    // Meanwhile some die while they hold a busy session, and one that nobody else wants.
+    // Meanwhile some are killed while they hold a busy session, and one that nobody else wants.
     const victims = new Map<string, number>();
     for (let death = 0; death < 12; death += 1) {
       const victim = await Agent.start();
@@ -610,18 +611,18 @@ describe("beside others", () => {
     }
     await Promise.all(working);
     // The last death may just have been.
-    await until("every dead lock has been swept", () => ![...victims.keys()].some((file) => existsSync(file)));
+    await until("every dead lock has been swept", () => !contents(folder).some((name) => name.includes(".lock")));
     writeFileSync(path.join(folder, "stop"), "");
     const cleaned = (await Promise.all(sweeping)).flat();
 
     const counts = busy.map((sessionFile) => Number(readFileSync(sessionFile, "utf8")));
     expect(counts.reduce((sum, count) => sum + count)).toBe(workers.length * rounds);
-    const deadPids = new Set(victims.values());
+    const deadPids = new Set([...victims.values(), NOBODY]);
     expect(cleaned.filter(({ pid }) => !deadPids.has(pid!))).toEqual([]);
     const quiet = cleaned.filter(({ lockPath }) => lockPath.includes("quiet"));
     expect(new Map(quiet.map(({ lockPath, pid }) => [lockPath, pid]))).toEqual(victims);
     expect(quiet).toHaveLength(victims.size);
-    expect(contents(folder).filter((name) => name.includes(".lock"))).toEqual([]);
+    expect(cleaned.length).toBeGreaterThan(quiet.length);
   });
 
   test("contenders with the older module and with the addon hold one after the other", async () => {
@@ -665,9 +666,10 @@ function startAgents(count: number): Promise<Agent[]> {
 
 /**
  * Counts in one session after the other, under its lock. Who was in there at the same time could not
- * make the folder, and would lose a count.
+ * make the folder, and would lose a count. Every third time it goes like one that was killed, and
+ * leaves a dead lock: whatever stands at the path instead of its own isn't its to remove.
  */
-async function work({ lock, require }: Tools, sessionFiles: string[], start: number, rounds: number): Promise<void> {
+async function work({ lock, require }: Tools, sessionFiles: string[], start: number, rounds: number, corpse: string) {
   const fs = require("node:fs") as typeof import("node:fs");
   for (let round = 0; round < rounds; round += 1) {
     const sessionFile = sessionFiles[(start + round) % sessionFiles.length]!;
@@ -679,6 +681,10 @@ async function work({ lock, require }: Tools, sessionFiles: string[], start: num
     fs.rmdirSync(`${sessionFile}.inside`);
     if (!held.held) {
       throw new Error(`robbed of ${sessionFile}`);
+    }
+    if (round % 3 === 0) {
+      fs.writeFileSync(`${sessionFile}.${process.pid}`, corpse);
+      fs.renameSync(`${sessionFile}.${process.pid}`, held.lockPath);
     }
     await held.release();
   }
