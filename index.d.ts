@@ -398,6 +398,15 @@ export const __testing: {
   readonly cleanupSignals: NodeJS.Signals[];
   handleTerminationSignal(signal: NodeJS.Signals): void;
   releaseAllLocksSync(): void;
+  /**
+   * Has the watchdog look as if it were `nowMs`, and returns how many locks it has released since
+   * this was last called, by itself or now. Their files are gone when the promise resolves.
+   */
+  runLockWatchdogCheck(nowMs?: number): Promise<number>;
+  /** Resolves when no disk work of this process is under way. */
+  idle(): Promise<void>;
+  /** Releases every lock and takes every listener away; the next acquire adds them again. */
+  reset(): void;
   getProcessComm: typeof getProcessComm;
   getProcessCommForPid: typeof getProcessCommForPid;
   isAlive: typeof isAlive;

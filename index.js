@@ -478,9 +478,6 @@ function receivesSignals() {
 
 let mainThread;
 
-/** Whether this copy of the file has told what it wants done at the end. */
-let hasInstalled = false;
-
 /**
  * At each acquire: whatever is missing is added. Ours come first among the listeners of a signal,
  * because one that was added with `once` is gone by the time the next one runs, and must be seen
@@ -489,14 +486,13 @@ let hasInstalled = false;
  */
 function installListeners({ handleSignals }) {
   const signals = handleSignals && receivesSignals() ? CLEANUP_SIGNALS : [];
-  if (hasInstalled && process[CLEANUP].listeners.size >= signals.length) {
+  if (process[CLEANUP]?.clients.has(client) && process[CLEANUP].listeners.size >= signals.length) {
     return;
   }
-  hasInstalled = true;
   if (!process[CLEANUP]) {
-    const cleanup = { clients: new Set(), listeners: new Map() };
-    Object.defineProperty(process, CLEANUP, { value: cleanup });
-    process.on("exit", endAllClients);
+    const cleanup = { clients: new Set(), listeners: new Map(), exit: endAllClients };
+    Object.defineProperty(process, CLEANUP, { value: cleanup, configurable: true });
+    process.on("exit", cleanup.exit);
   }
   const { clients, listeners } = process[CLEANUP];
   clients.add(client);
@@ -538,11 +534,50 @@ function handleTerminationSignal(signal) {
   }
 }
 
+// --- For tests --------------------------------------------------------------------------------
+
+/** How many of the watchdog's releases have been told, or forgotten by `reset`. */
+let watchdogReleasesTold = 0;
+
+/**
+ * Has the watchdog look as if it were `nowMs`. It also looks by itself, so what it has released
+ * since it was last asked counts as well.
+ */
+async function runLockWatchdogCheck(nowMs = Date.now()) {
+  native.runWatchdog(Math.max(0, nowMs - Date.now()));
+  await idle();
+  const told = watchdogReleasesTold;
+  watchdogReleasesTold = native.watchdogReleases();
+  return watchdogReleasesTold - told;
+}
+
+/** Resolves when no disk work of this process is under way: no release, no look at a lock. */
+async function idle() {
+  while (!native.isIdle()) {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
+/** As if no lock had been acquired yet: releases all, and takes every listener away. */
+function reset() {
+  releaseAllLocksSync();
+  watchdogReleasesTold = native.watchdogReleases();
+  const cleanup = process[CLEANUP];
+  if (cleanup) {
+    delete process[CLEANUP];
+    process.off("exit", cleanup.exit);
+    cleanup.listeners.forEach((listener, signal) => process.off(signal, listener));
+  }
+}
+
 /** For the gateway's own tests, as the older module had it. */
 const __testing = {
   cleanupSignals: CLEANUP_SIGNALS,
   handleTerminationSignal,
   releaseAllLocksSync,
+  runLockWatchdogCheck,
+  idle,
+  reset,
   getProcessComm,
   getProcessCommForPid,
   isAlive,

@@ -75,6 +75,9 @@ export declare function isAlive(pid: number, comm?: string | undefined | null): 
 /** Asks the file system. */
 export declare function isHeld(handle: number): boolean
 
+/** For tests. */
+export declare function isIdle(): boolean
+
 /** Whether a granted lock is still there when its caller hears of it. */
 export declare function isRegistered(handle: number): boolean
 
@@ -117,6 +120,9 @@ export interface Refusal {
   syscall?: string
 }
 
+/** For tests: the watchdog's look, so many milliseconds ahead of its time. */
+export declare function runWatchdog(aheadMs: number): void
+
 /** The deadline came. */
 export interface Timeout {
   lockPath: string
@@ -136,3 +142,6 @@ export interface WakeUps {
   events: number
   timers: number
 }
+
+/** For tests. */
+export declare function watchdogReleases(): number

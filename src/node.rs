@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use napi::bindgen_prelude::{Env, Function, Result, Status};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
@@ -451,6 +452,25 @@ pub fn process_start_time(pid: f64) -> Option<f64> {
 pub fn wake_ups() -> WakeUps {
     let wait::WakeUps { events, timers } = wait::wake_ups();
     WakeUps { events: events as f64, timers: timers as f64 }
+}
+
+/// For tests: the watchdog's look, so many milliseconds ahead of its time.
+#[napi(catch_unwind)]
+pub fn run_watchdog(ahead_ms: f64) {
+    let now = Instant::now().checked_add(Duration::from_millis(whole_ms(ahead_ms)));
+    now.into_iter().for_each(registry::run_watchdog);
+}
+
+/// For tests.
+#[napi(catch_unwind)]
+pub fn watchdog_releases() -> f64 {
+    registry::watchdog_releases() as f64
+}
+
+/// For tests.
+#[napi(catch_unwind)]
+pub fn is_idle() -> bool {
+    registry::is_idle()
 }
 
 fn tell_outcome(tell: &Tell, ticket: f64, outcome: Outcome) {

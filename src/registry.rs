@@ -176,6 +176,9 @@ struct Registry {
     lost: HashMap<Handle, Loss>,
     /// When the watchdog looks next.
     watchdog: Option<(Instant, Timer)>,
+    /// How many locks the watchdog has released, and how many of them may still be on the disk.
+    watchdog_releases: usize,
+    watchdog_underway: usize,
 }
 
 static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
@@ -950,13 +953,19 @@ fn report_loss(lock: &Arc<HeldLock>, loss: Loss) {
 
 /// Releases what was held for too long, whatever the event loop does meanwhile.
 fn bark() {
-    let now = Instant::now();
+    run_watchdog(Instant::now());
+}
+
+/// What the watchdog does at `now`. It comes by itself; only tests have it run ahead of its time.
+pub fn run_watchdog(now: Instant) {
     let exceeded = with_registry(|registry| {
         registry.watchdog = None;
         let exceeded = registry.take_everywhere(|hold| hold.ends().is_some_and(|ends| ends <= now));
         for handle in exceeded.iter().flat_map(|hold| &hold.handles) {
             registry.lost.insert(*handle, Loss::HoldExceeded);
         }
+        registry.watchdog_releases += exceeded.len();
+        registry.watchdog_underway += exceeded.len();
         let next = registry.holds.values().flatten().filter_map(Hold::ends).min();
         registry.plan_watchdog(next);
         exceeded
@@ -968,12 +977,23 @@ fn bark() {
             let (held_for, max) = ((now - hold.since).as_millis(), hold.limit.as_millis());
             let path = hold.lock.paths().lock().to_owned();
             let _ = put_down_and_tell(hold);
+            with_registry(|registry| registry.watchdog_underway -= 1);
             eprintln!(
                 "[session-write-lock] releasing lock held for {held_for}ms (max={max}ms): {}",
                 path.display()
             );
         }));
     }
+}
+
+/// How many locks the watchdog has released so far, those that may still be on the disk included.
+pub fn watchdog_releases() -> usize {
+    with_registry(|registry| registry.watchdog_releases)
+}
+
+/// Whether no disk work of this process is under way: no release, no look at a lock.
+pub fn is_idle() -> bool {
+    with_registry(|registry| registry.watchdog_underway == 0) && executor::is_idle()
 }
 
 // --- Bookkeeping --------------------------------------------------------------------------------
