@@ -8,9 +8,13 @@
 //! Removing it by its path has the race that a takeover has: an older process may have read the dead
 //! record as well, and be about to remove the path. If it finds the path vacant, or with the next
 //! holder's lock, it removes whatever stands there. So a dead lock is cleared by a takeover that is
-//! released again: the dead file is exchanged for a finished lock of ours ([`clear`]); ours stays
-//! for [`SETTLE`](super::SETTLE), in which an older process's removal hits nothing but it; and then
-//! it is released ([`finish`]). A crash in between leaves a dead lock for the next contender.
+//! released again: the dead file is written over, or exchanged for a finished lock of ours
+//! ([`clear`]); ours stays for [`SETTLE`](super::SETTLE), in which an older process's removal hits
+//! nothing but it; and then it is released ([`finish`]). A crash in between leaves a dead lock for
+//! the next contender.
+//!
+//! A lock that was [handed on](super::succession), and not taken yet, has no flock either. Nobody
+//! has died, so it isn't cleared.
 //!
 //! Nothing here sleeps: the settling is the caller's to wait for.
 
