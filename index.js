@@ -29,20 +29,47 @@ const CLEANUP_SIGNALS = ["SIGINT", "SIGTERM", "SIGQUIT", "SIGABRT"];
  */
 const CLEANUP = Symbol.for("session-write-lock.cleanup");
 
+/**
+ * The binary for this system: one that was built here, else that of the platform's package. Written
+ * by hand, and here: the loader that napi generates asks for a whole process report to tell glibc
+ * from musl, and a file of its own takes as long to load as the binary.
+ */
 function loadNative() {
-  try {
-    return require("./native.js");
-  } catch (cause) {
-    const system = `${process.platform}-${process.arch}`;
-    throw Object.assign(
-      new Error(
-        `session-write-lock has no native binary for ${system}: install it again without omitting ` +
-          "optional dependencies, or run `npm run build` in a checkout of its sources (Rust needed)",
-        { cause },
-      ),
-      { code: NO_BINARY_CODE },
-    );
+  const system = `${process.platform}-${process.arch}`;
+  const flavours = process.platform === "linux" ? [`${system}-gnu`, `${system}-musl`] : [system];
+  const candidates = process.env.NAPI_RS_NATIVE_LIBRARY_PATH
+    ? [process.env.NAPI_RS_NATIVE_LIBRARY_PATH]
+    : [
+        ...flavours.map((flavour) => `${__dirname}/session-write-lock.${flavour}.node`),
+        ...flavours.map((flavour) => `session-write-lock-${flavour}`),
+      ];
+  const failures = [];
+  for (const candidate of candidates) {
+    try {
+      return loadBinary(candidate);
+    } catch (error) {
+      failures.push(error);
+    }
   }
+  const tried = `none of these could be loaded: ${candidates.join(", ")}`;
+  throw Object.assign(
+    new Error(
+      `session-write-lock has no native binary for ${system}: install it again without omitting ` +
+        "optional dependencies, or run `npm run build` in a checkout of its sources (Rust needed)",
+      { cause: new AggregateError(failures, tried) },
+    ),
+    { code: NO_BINARY_CODE },
+  );
+}
+
+/** What is beside us needs no looking for; `require` would ask for every folder on the way. */
+function loadBinary(name) {
+  if (!name.startsWith(__dirname)) {
+    return require(name);
+  }
+  const loaded = { exports: {} };
+  process.dlopen(loaded, name);
+  return loaded.exports;
 }
 
 // --- Errors -----------------------------------------------------------------------------------
@@ -208,8 +235,14 @@ let lastTicket = 0;
 /** The locks whose loss somebody wants to hear of: by handle, the function to tell. */
 const watched = new Map();
 
-/** While something is pending, this keeps the process alive; a held lock does not. */
-const keepAlive = setInterval(() => {}, 2 ** 30).unref();
+/**
+ * While something is pending, this keeps the process alive; a held lock does not. Made when it is
+ * first needed: a first timer takes as long as loading the binary.
+ */
+let keepAlive;
+
+/** Node's own, also where somebody puts a clock of their own in its place before they acquire. */
+const { setInterval } = globalThis;
 
 const client = new native.Client(({ ticket, outcome, handle, loss }) => {
   if (handle !== undefined) {
@@ -226,6 +259,7 @@ const client = new native.Client(({ ticket, outcome, handle, loss }) => {
 /** Waits for what will be told under `ticket`. */
 function expect(ticket, settle) {
   if (pending.size === 0) {
+    keepAlive ??= setInterval(() => {}, 2 ** 30);
     keepAlive.ref();
   }
   pending.set(ticket, settle);
@@ -234,7 +268,7 @@ function expect(ticket, settle) {
 function forget(ticket) {
   pending.delete(ticket);
   if (pending.size === 0) {
-    keepAlive.unref();
+    keepAlive?.unref();
   }
 }
 
@@ -599,3 +633,6 @@ module.exports = {
   SessionWriteLockLostError,
   __testing,
 };
+
+/** For this package's own tests and benchmarks: see `native.js`. */
+module.exports[Symbol.for("session-write-lock.native")] = native;

@@ -97,8 +97,6 @@ impl Hash for LockPaths {
 pub struct Paths {
     lock: PathBuf,
     folder: PathBuf,
-    temporary: PathBuf,
-    guard: PathBuf,
 }
 
 impl std::ops::Deref for LockPaths {
@@ -135,21 +133,32 @@ impl LockPaths {
 
     /// The lock of this name in a folder that is named by its real path.
     pub(crate) fn in_folder(folder: PathBuf, lock_name: &OsStr) -> Self {
-        let beside = |suffix: &str| {
-            let mut name = lock_name.to_owned();
-            name.push(suffix);
-            folder.join(name)
-        };
-        Self(Arc::new(Paths {
-            lock: beside(""),
-            temporary: if lock_name.len() + TEMPORARY_SUFFIX.len() <= NAME_MAX {
-                beside(TEMPORARY_SUFFIX)
-            } else {
-                folder.join(short_temporary_name(lock_name.as_encoded_bytes()))
-            },
-            guard: beside(".reclaim"),
-            folder,
-        }))
+        Self(Arc::new(Paths { lock: folder.join(lock_name), folder }))
+    }
+
+    /// The one temporary of this session.
+    fn temporary(&self) -> PathBuf {
+        let name = self.lock_name();
+        if name.len() + TEMPORARY_SUFFIX.len() <= NAME_MAX {
+            self.beside(TEMPORARY_SUFFIX)
+        } else {
+            self.folder.join(short_temporary_name(name.as_encoded_bytes()))
+        }
+    }
+
+    /// The folder by which late releases of the older module guard their removals.
+    fn guard(&self) -> PathBuf {
+        self.beside(".reclaim")
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut path = self.lock.clone().into_os_string();
+        path.push(suffix);
+        path.into()
+    }
+
+    fn lock_name(&self) -> &OsStr {
+        self.lock.file_name().unwrap_or_default()
     }
 
     /// The folder it stands in.
@@ -721,7 +730,7 @@ fn names(path: &Path, file: &LockFile, token: Option<&str>) -> Result<bool> {
 /// Whether a late release of the older module is at work: it guards its removals with a folder.
 /// One that is left over from a crash is old, and ignored.
 fn is_guarded(paths: &LockPaths) -> bool {
-    sys::status_at(&paths.guard).is_ok_and(|guard| !is_abandoned(&guard))
+    sys::status_at(&paths.guard()).is_ok_and(|guard| !is_abandoned(&guard))
 }
 
 fn is_abandoned(status: &Status) -> bool {
@@ -756,8 +765,8 @@ fn publish_from_temporary(paths: &LockPaths, claim: &Claim) -> Result<Option<Hel
     let Some(held) = create_temporary(paths, claim, None)? else {
         return Ok(None);
     };
-    let linked = sys::link(&paths.temporary, &paths.lock);
-    discard(&paths.temporary, &held.file);
+    let linked = sys::link(&paths.temporary(), &paths.lock);
+    discard(&paths.temporary(), &held.file);
     match linked {
         Ok(()) => Ok(held.is_at_its_path()?.then_some(held)),
         Err(Errno::EXIST | Errno::NOENT) => Ok(None),
@@ -883,7 +892,7 @@ fn take_over(paths: &LockPaths, claim: &Claim, dead: &LockFile) -> Result<Takeov
         Err(error) => Err(error),
     };
     if !matches!(replaced, Ok(true)) {
-        discard(&paths.temporary, &held.file);
+        discard(&paths.temporary(), &held.file);
         replaced?;
         return Ok(Takeover::Lost);
     }
@@ -900,7 +909,7 @@ fn take_over(paths: &LockPaths, claim: &Claim, dead: &LockFile) -> Result<Takeov
 
 /// Moves the temporary over the lock file. `false` if the temporary is gone.
 fn rename(paths: &LockPaths) -> Result<bool> {
-    match sys::rename(&paths.temporary, &paths.lock) {
+    match sys::rename(&paths.temporary(), &paths.lock) {
         Ok(()) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(errno).during("rename", &paths.lock),
@@ -909,22 +918,22 @@ fn rename(paths: &LockPaths) -> Result<bool> {
 
 /// Swaps the temporary with the lock file, and back again if what came out isn't `dead`.
 fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
-    match sys::exchange(&paths.temporary, &paths.lock) {
+    match sys::exchange(&paths.temporary(), &paths.lock) {
         Ok(()) => {}
         Err(Errno::NOENT) => return Ok(false), // an older process has removed the dead lock
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => return rename(paths),
         Err(errno) => return Err(errno).during("rename", &paths.lock),
     }
     // Can't tell is treated as another file: it goes back to where it was.
-    if names(&paths.temporary, dead, None).unwrap_or(false) {
-        let _ = sys::unlink(&paths.temporary); // else the next takeover sweeps it
+    if names(&paths.temporary(), dead, None).unwrap_or(false) {
+        let _ = sys::unlink(&paths.temporary()); // else the next takeover sweeps it
         return Ok(true);
     }
     // An older process's new lock: back to its place. If ours was removed from the path meanwhile
     // there is nothing to swap with, and the path is vacant or somebody else's.
-    match sys::exchange(&paths.temporary, &paths.lock) {
-        Err(Errno::NOENT) => match sys::link(&paths.temporary, &paths.lock) {
-            Ok(()) => sys::unlink(&paths.temporary),
+    match sys::exchange(&paths.temporary(), &paths.lock) {
+        Err(Errno::NOENT) => match sys::link(&paths.temporary(), &paths.lock) {
+            Ok(()) => sys::unlink(&paths.temporary()),
             Err(Errno::EXIST | Errno::NOENT) => Ok(()),
             other => other,
         },
@@ -941,7 +950,7 @@ fn create_temporary(
     claim: &Claim,
     dead: Option<FileId>,
 ) -> Result<Option<HeldLock>> {
-    let path = &paths.temporary;
+    let path = &paths.temporary();
     for _ in 0..ROUNDS {
         let file = match sys::create_new(path) {
             Ok(file) => file,
@@ -1058,6 +1067,6 @@ mod tests {
         let ours = create_temporary(&paths, &CLAIM, None).unwrap().unwrap();
         assert!(!exchange(&paths, &dead).unwrap());
         assert_eq!(std::fs::read_to_string(&paths.lock).unwrap(), "alive");
-        assert!(names(&paths.temporary, &ours.file, None).unwrap());
+        assert!(names(&paths.temporary(), &ours.file, None).unwrap());
     }
 }

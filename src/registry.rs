@@ -1112,10 +1112,12 @@ impl Registry {
         {
             obstacle.quiet_looks = 0;
         }
-        let Some(request) = queue.waiters.front().map(|first| first.request.clone()) else {
+        let Some(first) = queue.waiters.front() else {
             return Err(self.queues.remove(paths).map(Box::new));
         };
-        let claim = self.claim(paths, &request);
+        let (max_hold_ms, patience) = (first.request.max_hold_ms, first.request.patience());
+        let is_held_here = self.holds.contains_key(paths);
+        let claim = Claim { max_hold_ms, patience, is_held_here };
         let line = obstacle.as_ref().map_or(Line::None, Obstacle::line);
         let left = self.left.get(paths).filter(|left| match line {
             Line::None => true,

@@ -285,7 +285,7 @@ mod tests {
         for length in [1, 239, 240, 241, 244] {
             let name = format!("{}.jsonl", "x".repeat(length));
             let paths = LockPaths::resolve(&folder.path().join(name)).unwrap();
-            assert!(is_temporary(paths.temporary.file_name().unwrap()), "{length}");
+            assert!(is_temporary(paths.temporary().file_name().unwrap()), "{length}");
             assert!(!is_temporary(paths.lock.file_name().unwrap()), "{length}");
         }
         for name in ["a.lock.new", "a.jsonl.lock.new.new", "0123456789ABCDEF.lock.new", ".lock.new"]

@@ -53,13 +53,16 @@ pub fn inherit(
     // Who has it is in line no more, and hasn't handed it on. (Without marks none need taking away.)
     let _ = sys::take_marks_away(&file.file);
     let before = sys::read(&writer).during("read", path)?;
-    let previous = Record::decode(&before).and_then(|record| record.token);
+    // Finding one's own token there spares reading the record: that costs more than all the rest.
+    let is_own = own.is_some_and(|token| contains(&before, token));
+    let previous =
+        if is_own { None } else { Record::decode(&before).and_then(|record| record.token) };
     let previous_lives =
-        || previous.as_deref().is_some_and(|token| own == Some(token) || is_marked(&file, token));
+        || is_own || previous.as_deref().is_some_and(|token| is_marked(&file, token));
     let was_handed_on = previous_lives();
     // If not, an older process may be about to remove it, or its holder may have died in the middle of
     // an exchange that had brought out a live lock.
-    let is_free = || Ok(!is_guarded(paths) && sweep_temporary(&paths.temporary, Some(file.id))?);
+    let is_free = || Ok(!is_guarded(paths) && sweep_temporary(&paths.temporary(), Some(file.id))?);
     if !was_handed_on && !is_free()? {
         let _ = sys::unlock(&file.file); // closing it would do as well
         return Ok(Some(Attempt::Contended(Contended::default())));
@@ -189,6 +192,9 @@ impl HandedOn {
 
 /// Whether a record with this token is in the file.
 fn says(file: &LockFile, token: &str) -> bool {
-    let text = sys::read(&file.file).unwrap_or_default();
+    sys::read(&file.file).is_ok_and(|text| contains(&text, token))
+}
+
+fn contains(text: &[u8], token: &str) -> bool {
     text.windows(token.len()).any(|window| window == token.as_bytes())
 }
