@@ -505,7 +505,9 @@ impl HeldLock {
     /// to be looked back at: see [`HandedOn::clear`].
     pub fn hand_on(&self) -> Result<Option<HandedOn>> {
         match HandedOn::leave(self) {
-            Some(left) if self.is_at_its_path()? => self.unlock().map(|()| Some(left)),
+            Some(left) if matches!(self.is_at_its_path(), Ok(true)) => {
+                self.unlock().map(|()| Some(left))
+            }
             _ => self.release().map(|()| None),
         }
     }

@@ -362,10 +362,12 @@ pub fn end(environment: Environment) {
     });
     queues.into_iter().for_each(abandon);
     release_all(environment);
-    // Perhaps the last one.
+    // It may have been the last one, and nobody look back after it.
     let left = with_registry(|registry| std::mem::take(&mut registry.left));
-    for Left { file, .. } in left.into_values() {
-        file.clear();
+    for (paths, left) in left {
+        if left.file.clear() == Cleared::NotYet {
+            leave(&paths, left);
+        }
     }
 }
 
