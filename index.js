@@ -164,7 +164,8 @@ function readFilePath(name, value) {
   if (path.basename(resolved) === "") {
     throw argumentError("ERR_INVALID_ARG_VALUE", `${name} must name a file, not the root`);
   }
-  return resolved;
+  // The caller's own string, where it is the same: each waiter keeps one.
+  return resolved === value ? value : resolved;
 }
 
 function readPath(name, value) {
@@ -274,27 +275,41 @@ function forget(ticket) {
 
 // --- Locks ------------------------------------------------------------------------------------
 
-async function acquireSessionWriteLock(options) {
-  const request = readOptions(options);
-  installListeners(request);
-  for (;;) {
-    request.signal?.throwIfAborted();
-    const ticket = ++lastTicket;
-    const outcome = client.acquire(ticket, ...nativeArguments(request));
-    // Also what is here already is waited for: the caller gets a chance to release everything
-    // before it hears of the lock, and must not be given one that is gone.
-    const { granted, timeout, refusal } = await (outcome ?? outcomeOf(ticket, request.signal));
-    if (granted && native.isRegistered(granted.handle)) {
-      return new SessionWriteLock(granted);
-    }
-    if (timeout) {
-      throw timeoutError(request.timeoutMs, timeout);
-    }
-    if (refusal) {
-      throw refusalError(refusal);
-    }
-    // Granted, but `releaseAllSessionWriteLocks` ran before we could hear of it: once more.
+/** No `async` function: what the runtime keeps of one that waits is most of what a waiter costs. */
+function acquireSessionWriteLock(options) {
+  try {
+    const request = readOptions(options);
+    installListeners(request);
+    return contend(request);
+  } catch (error) {
+    return Promise.reject(error);
   }
+}
+
+/** Asks for the lock once. */
+function contend(request) {
+  request.signal?.throwIfAborted();
+  const ticket = ++lastTicket;
+  const outcome = client.acquire(ticket, ...nativeArguments(request));
+  // Also what is here already is waited for: the caller gets a chance to release everything
+  // before it hears of the lock, and must not be given one that is gone.
+  const told = outcome ? Promise.resolve(outcome) : outcomeOf(ticket, request.signal);
+  return told.then((outcome) => conclude(request, outcome));
+}
+
+/** The lock that was granted, or the error. Here, where the stack leads to the caller. */
+function conclude(request, { granted, timeout, refusal }) {
+  if (granted && native.isRegistered(granted.handle)) {
+    return new SessionWriteLock(granted);
+  }
+  if (timeout) {
+    throw timeoutError(request.timeoutMs, timeout);
+  }
+  if (refusal) {
+    throw refusalError(refusal);
+  }
+  // Granted, but `releaseAllSessionWriteLocks` ran before we could hear of it: once more.
+  return contend(request);
 }
 
 function nativeArguments({ sessionFile, timeoutMs, staleMs, maxHoldMs, allowReentrant }) {

@@ -16,7 +16,7 @@
     reason = "napi decides how arguments come; JavaScript has one kind of number"
 )]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +44,9 @@ thread_local! {
     /// A JavaScript environment has a thread of its own, so that is where its identity lives: the
     /// same for every copy of `index.js` in it.
     static ENVIRONMENT: Cell<Option<Environment>> = const { Cell::new(None) };
+
+    /// The call that runs on this thread and can return an outcome.
+    static CALL: RefCell<Option<Call>> = const { RefCell::new(None) };
 }
 
 /// The environment that calls; introduced on its first call, and cleaned up after at its end.
@@ -129,11 +132,32 @@ pub struct Client {
     tell: Tell,
 }
 
-/// What has been delivered while the call that asked for it is still running.
-enum Early {
-    Awaited,
-    Here(Box<Outcome>),
-    Over,
+/// A call of a client that may be answered before it returns, and the answer.
+struct Call {
+    ticket: Ticket,
+    outcome: Option<Outcome>,
+}
+
+/// Where one outcome goes. Kept for each waiter, so there is little in it.
+struct Recipient {
+    ticket: Ticket,
+    tell: Tell,
+}
+
+impl Recipient {
+    /// To the call that asked for it, if that still runs, on this thread; else to the client.
+    fn deliver(self, outcome: Outcome) {
+        let late = CALL.with_borrow_mut(|call| match call {
+            Some(call) if call.ticket == self.ticket => {
+                call.outcome = Some(outcome);
+                None
+            }
+            _ => Some(outcome),
+        });
+        if let Some(outcome) = late {
+            tell_outcome(&self.tell, self.ticket.number as f64, outcome);
+        }
+    }
 }
 
 #[napi]
@@ -170,9 +194,9 @@ impl Client {
             max_hold_ms: whole_ms(max_hold_ms),
             allow_reentrant,
         };
-        self.now_or_later(ticket, |deliver| {
+        self.now_or_later(request.ticket, |recipient| {
             let deliver = |result: std::result::Result<Grant, Error>| {
-                deliver(result.map_or_else(Outcome::from, Outcome::from));
+                recipient.deliver(result.map_or_else(Outcome::from, Outcome::from));
             };
             registry::acquire(request, Box::new(deliver));
         })
@@ -213,8 +237,9 @@ impl Client {
     /// The outcome, if there is one by the time this returns; else it is told under `ticket`.
     #[napi(catch_unwind)]
     pub fn release(&self, ticket: f64, handle: f64) -> Option<Outcome> {
-        self.now_or_later(ticket, |deliver| {
-            registry::release(handle_from(handle), Box::new(|result| deliver(released(result))));
+        self.now_or_later(self.ticket(ticket), |recipient| {
+            let done = |result| recipient.deliver(released(result));
+            registry::release(handle_from(handle), Box::new(done));
         })
     }
 
@@ -242,26 +267,12 @@ impl Client {
         registry::watch_loss(handle_from(handle), Arc::new(tell_loss)).map(loss_name)
     }
 
-    /// Runs `start`. What it delivers before it returns is returned, what it delivers later told.
-    fn now_or_later(
-        &self,
-        ticket: f64,
-        start: impl FnOnce(Box<dyn FnOnce(Outcome) + Send>),
-    ) -> Option<Outcome> {
-        let early = Arc::new(Mutex::new(Early::Awaited));
-        let (slot, tell) = (Arc::clone(&early), Arc::clone(&self.tell));
-        start(Box::new(move |outcome| {
-            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            match *slot {
-                Early::Awaited => *slot = Early::Here(Box::new(outcome)),
-                Early::Here(_) | Early::Over => tell_outcome(&tell, ticket, outcome),
-            }
-        }));
-        let mut slot = early.lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *slot, Early::Over) {
-            Early::Here(outcome) => Some(*outcome),
-            Early::Awaited | Early::Over => None,
-        }
+    /// Runs `start`. What it delivers on this thread before it returns is returned; anything else
+    /// is told.
+    fn now_or_later(&self, ticket: Ticket, start: impl FnOnce(Recipient)) -> Option<Outcome> {
+        CALL.set(Some(Call { ticket, outcome: None }));
+        start(Recipient { ticket, tell: Arc::clone(&self.tell) });
+        CALL.take().and_then(|call| call.outcome)
     }
 
     fn ticket(&self, number: f64) -> Ticket {

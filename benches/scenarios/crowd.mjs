@@ -117,8 +117,8 @@ export const waiters = {
   method:
     "Another process holds the lock, or the 200. What the waiting process has more of than before: " +
     "threads, open descriptors, and memory after a collection of garbage: live objects in V8's heap " +
-    "(promises, closures, less those of the measuring), and whatever is resident outside of it. Then all are released. The others can't be asked " +
-    "this: a kernel lock parks each waiter in one of the four threads of libuv's pool.",
+    "(promises, closures, less those of the measuring), and whatever is resident outside of it, mapped files " +
+    "excepted. Then all are released. The others can't be asked this: a kernel lock parks each waiter in one of the four threads of libuv's pool.",
   async run(context) {
     const results = {
       "addon-waiters": await crowd(context, "addon", WAITERS, 1),
