@@ -56,3 +56,12 @@ mod sys;
 pub mod verdict;
 pub mod wait;
 pub mod witness;
+
+/// What the tests of the whole crate call it. They are compiled into it: a library that others could
+/// link, which they would otherwise need, can't be optimised as a whole.
+#[cfg(test)]
+extern crate self as session_write_lock;
+
+#[cfg(test)]
+#[path = "../tests/it/main.rs"]
+mod it;

@@ -232,13 +232,15 @@ impl Contended {
         self.file.as_ref().map(|file| &file.file)
     }
 
-    /// Makes it a file that one can stand in line for, and says so to its holder: opened by us alone,
-    /// so that its flock is nobody else's in this process; and writable, if it may be written over.
+    /// Makes it a file that one can stand in line for: writable, if it may be written over, and then
+    /// tells its holder that somebody is in line who can inherit it.
     pub fn prepare_for_line(&mut self) {
         if let Some(file) = &mut self.file {
             file.prepare_for_line();
-            // Who can't tell the holder stands in line all the same: the holder then removes the file.
-            let _ = sys::mark(&file.file, succession::LINE);
+            if file.is_heritable() {
+                // Who can't tell the holder stands in line all the same: the holder then removes the file.
+                let _ = sys::mark(&file.file, succession::LINE);
+            }
         }
     }
 
@@ -272,8 +274,13 @@ impl Contended {
     /// The path has to be asked in any case: a file that has been released already may be flocked
     /// for a moment by another contender, whose closing it nobody would tell.
     pub fn is_still_there(&self, paths: &LockPaths) -> bool {
-        let is_at_path = |file| names(&paths.lock, file, None).unwrap_or(false);
-        (self.witness.is_none() || self.is_proved()) && self.file.as_ref().is_some_and(is_at_path)
+        (self.witness.is_none() || self.is_proved()) && self.is_at_path(paths)
+    }
+
+    /// Whether the path still names it.
+    pub fn is_at_path(&self, paths: &LockPaths) -> bool {
+        let names = |file| names(&paths.lock, file, None).unwrap_or(false);
+        self.file.as_ref().is_some_and(names)
     }
 
     fn is_proved(&self) -> bool {
@@ -449,6 +456,9 @@ impl LockFile {
     /// Opens it once more, writable if it promises a flock. (If it doesn't, that would make it look
     /// as if its holder lived.)
     fn prepare_for_line(&mut self) {
+        if self.is_heritable() {
+            return; // opened for that purpose already
+        }
         let record = || sys::read(&self.file).ok().and_then(|text| Record::decode(&text));
         self.promises_flock |= record().is_some_and(|record| record.promises_flock());
         if self.promises_flock

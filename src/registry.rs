@@ -481,14 +481,14 @@ fn withdraw(environment: Environment, ticket: Ticket) -> Option<Waiter> {
 }
 
 /// Nobody waits there any more: the queue goes, with its watch and descriptor. Its place in line, by
-/// which the holder goes, right now.
+/// which the holder goes, right now; who comes before the queue is gone stands in line anew.
 fn abandon(paths: LockPaths) {
-    let waited_for = with_registry(|registry| {
-        let obstacle = registry.queues.get(&paths)?.obstacle.as_ref()?;
-        obstacle.place.is_some().then(|| obstacle.contended.waited_for())?
+    let obstacle = with_registry(|registry| {
+        let queue = registry.queues.get_mut(&paths).filter(|queue| queue.is_abandoned())?;
+        queue.obstacle.take()
     });
-    if let Some(waited_for) = waited_for {
-        waited_for.leave();
+    if let Some(obstacle) = obstacle {
+        obstacle.give_up(&paths);
     }
     serve_elsewhere(paths);
 }
@@ -521,8 +521,9 @@ fn put_down(hold: Hold) -> Result<()> {
     let Hold { lock, series, loss_watch, .. } = hold;
     // First, or our own release would look like a loss.
     drop(loss_watch);
+    let at = Instant::now();
     if let Some(file) = lock.hand_on()? {
-        leave(lock.paths(), Left { file, at: Instant::now(), series });
+        leave(lock.paths(), Left { file, at, series });
     }
     Ok(())
 }
@@ -547,20 +548,31 @@ fn remove_and_tell(hold: Hold) -> Result<()> {
 /// Remembers a lock file that was left to those in line, and sees to it that it is looked back at.
 fn leave(paths: &LockPaths, left: Left) {
     let (outdated, is_planned) = with_registry(|registry| {
-        let outdated = registry.left.insert(paths.clone(), left);
+        // Two threads may leave a lock one after the other, and come here in the other order.
+        let is_newer = registry.left.get(paths).is_none_or(|known| known.at <= left.at);
+        let outdated =
+            if is_newer { registry.left.insert(paths.clone(), left) } else { Some(left) };
         (outdated, !registry.looks_back.insert(paths.clone()))
     });
     drop(outdated);
     if !is_planned {
-        plan_look_back(paths.clone(), Instant::now() + LOOK_BACK_AFTER);
+        plan_look_back(paths, Instant::now() + LOOK_BACK_AFTER);
     }
 }
 
-fn plan_look_back(paths: LockPaths, at: Instant) {
-    // On the waiting thread: only files on local disks are handed on. Without that thread, who is in
-    // line will have to come.
-    let look = move || look_back(&paths);
-    wait::at(at, look).into_iter().for_each(Timer::detach);
+fn plan_look_back(paths: &LockPaths, at: Instant) {
+    let look = {
+        let paths = paths.clone();
+        move || look_back(&paths)
+    };
+    // On the waiting thread: only files on local disks are handed on.
+    match wait::at(at, look) {
+        Ok(timer) => timer.detach(),
+        // Without that thread, who is in line will have to come; the next hand-over tries again.
+        Err(_) => with_registry(|registry| {
+            registry.looks_back.remove(paths);
+        }),
+    }
 }
 
 /// Removes the file if nobody has taken it; forgets it if somebody has, and we have not come back.
@@ -635,7 +647,10 @@ fn step(paths: &LockPaths) -> Next {
     let task = match with_registry(|registry| registry.next_task(paths, now)) {
         Ok(task) => task,
         Err(leftovers) => {
-            drop(leftovers); // outside of the registry: closing files takes time
+            // Outside of the registry: closing files takes time.
+            if let Some(obstacle) = leftovers.and_then(|queue| queue.obstacle) {
+                obstacle.give_up(paths);
+            }
             return Next::Stop;
         }
     };
@@ -671,8 +686,13 @@ fn come_back(
     left: Left,
     obstacle: Option<Obstacle>,
 ) -> Next {
-    let returned =
-        if left.may_go_on(now) { left.file.take_back(claim) } else { left.file.stand_behind() };
+    let returned = if left.may_go_on(now) {
+        left.file.take_back(claim)
+    } else if wait::has_lines() {
+        left.file.stand_behind()
+    } else {
+        Ok(None)
+    };
     let series = left.series;
     if matches!(returned, Ok(Some(Attempt::Contended(_)))) {
         leave(paths, left); // it may still come to be nobody's
@@ -700,10 +720,15 @@ fn meet_again(paths: &LockPaths, now: Instant, claim: &Claim, obstacle: Obstacle
     match protocol::recheck(paths, claim, contended, line) {
         Ok(Recheck::Still(contended)) => {
             // By now it is worth knowing whether others read the file, or take it away.
+            let is_new = change.is_none() && place.is_some();
             let change = change.or_else(|| {
                 place.as_ref()?;
                 wait::on_removal(contended.file()?, when_stirred(paths, true))
             });
+            if is_new && !contended.is_at_path(paths) {
+                // It was removed before anybody watched.
+                return conclude(paths, now, protocol::attempt(paths, claim), None);
+            }
             let quiet_looks = quiet_looks.saturating_add(1);
             let has_ended = false;
             let obstacle = Obstacle { contended, change, exit, place, has_ended, quiet_looks };
@@ -821,6 +846,10 @@ fn keep_waiting(paths: &LockPaths, now: Instant, obstacle: Obstacle) -> Next {
             lock_path: paths.lock().to_owned(),
             report: Box::new(obstacle.contended.report(patience)),
         }));
+    }
+    if is_abandoned {
+        obstacle.give_up(paths);
+        return Next::Again; // somebody may have come meanwhile, and stands in line anew
     }
     let until = with_registry(|registry| {
         let queue = registry.queues.get_mut(paths)?;
@@ -1023,6 +1052,16 @@ impl Left {
 }
 
 impl Obstacle {
+    /// For when nobody waits any more. A flock that has come all the same is given back.
+    fn give_up(self, paths: &LockPaths) {
+        self.leave_line();
+        if self.line() == Line::HasCome
+            && let Some(waited_for) = self.contended.waited_for()
+        {
+            waited_for.decline(paths);
+        }
+    }
+
     /// Tells the holder that we don't wait any more.
     fn leave_line(&self) {
         if self.place.is_some()
@@ -1045,7 +1084,8 @@ impl Obstacle {
 
     /// Whether every change of it will be told.
     fn is_watched(&self) -> bool {
-        let has_events = self.contended.witness().is_some()
+        // Of a flock that is handed on nobody is told but who stands in line for it.
+        let has_events = self.contended.witness() == Some(Witness::OpenForWriting)
             || self.exit.is_some()
             || self.contended.matures_in_ms().is_some();
         self.place.is_some() || (self.change.is_some() && has_events)

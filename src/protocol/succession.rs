@@ -31,6 +31,7 @@ use crate::record::{self, DeclaredWitness, Record};
 use crate::sys;
 
 use std::fs::File;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -84,15 +85,23 @@ pub fn inherit(
     Ok(Some(if need_not_settle { Attempt::Acquired(held) } else { Attempt::TakenOver(held) }))
 }
 
-/// Gives up a flock that came to one who doesn't want it any more: to those behind, if there are any;
-/// otherwise the file is removed, as by a release. Says whether there were none.
-pub fn decline(paths: &LockPaths, file: &LockFile) -> bool {
-    let is_last = !sys::is_marked(&file.file, LINE).unwrap_or(true);
-    if file.promises_flock && is_last {
+/// Gives up a flock that came to one who doesn't want it any more: to those behind, if there are any.
+/// Otherwise the file is removed, if it was handed on. What a dead holder has left stays, until a
+/// takeover has settled it: an older process may be about to remove the path.
+pub fn decline(paths: &LockPaths, file: &LockFile) {
+    let was_handed_on = || {
+        let record = sys::read(&file.file).ok().and_then(|text| Record::decode(&text));
+        is_on_its_way(file, record.as_ref())
+    };
+    if is_last(file) && was_handed_on() {
         discard(&paths.lock, file);
     }
     let _ = sys::unlock(&file.file); // closing it would do as well
-    is_last
+}
+
+/// Whether nobody else is in line.
+fn is_last(file: &LockFile) -> bool {
+    !sys::is_marked(&file.file, LINE).unwrap_or(true)
 }
 
 /// Puts a record in the place of another one of `length` bytes.
@@ -172,20 +181,31 @@ impl HandedOn {
         }
     }
 
-    /// Finds it in the way, without having to look for it. `None` if it is no more.
+    /// Finds it in the way, without having to look for it. `None` if it is no more, or can't be opened
+    /// once more: in line a file must be nobody else's, or asking for its flock here would take it there.
     pub fn stand_behind(&self) -> Result<Option<Attempt>> {
-        let is_there = names(&self.paths.lock, &self.file, None)?;
-        let contended = || Attempt::Contended(Contended::by_flock(self.file.clone()));
-        Ok(is_there.then(contended))
+        let Ok(own) = sys::reopen_for_writing(&self.file.file).map(Arc::new) else {
+            return Ok(None);
+        };
+        let file = LockFile { file: Arc::clone(&own), writer: Some(own), ..self.file.clone() };
+        let is_there = names(&self.paths.lock, &file, None)?;
+        Ok(is_there.then(|| Attempt::Contended(Contended::by_flock(file))))
     }
 
     /// Looks back: what nobody has taken is removed.
     pub fn clear(&self) -> Cleared {
         let Self { paths, file, token } = self;
         match sys::flock(&file.file) {
-            Ok(()) if decline(paths, file) => Cleared::Yes,
-            Err(_) if !says(file, token) => Cleared::Yes,
-            _ => Cleared::NotYet,
+            Ok(()) => {
+                let is_last = is_last(file);
+                if is_last && says(file, token) {
+                    discard(&paths.lock, file);
+                }
+                let _ = sys::unlock(&file.file); // closing it would do as well
+                if is_last { Cleared::Yes } else { Cleared::NotYet }
+            }
+            Err(_) if says(file, token) => Cleared::NotYet,
+            Err(_) => Cleared::Yes,
         }
     }
 }

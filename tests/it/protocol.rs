@@ -12,7 +12,7 @@ use session_write_lock::record::{DeclaredWitness, Record};
 use session_write_lock::verdict::Reason;
 use session_write_lock::witness::Witness;
 
-use crate::support::{NOBODY, Session, claim};
+use super::support::{NOBODY, Session, claim};
 
 /// Makes a file as old as a holder that has been gone for long.
 fn age(path: &std::path::Path, by: Duration) {

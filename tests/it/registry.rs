@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use session_write_lock::error::Error;
 use session_write_lock::registry::{self, Request};
 
-use crate::support::{NOBODY, Pending, Session, environment, release};
+use super::support::{NOBODY, Pending, Session, environment, release};
 
 #[test]
 fn an_environment_shares_its_own_lock_and_the_file_goes_with_the_last_release() {

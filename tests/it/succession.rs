@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use session_write_lock::protocol::{self, Attempt, Cleared, Contended, HeldLock, Line, Recheck};
 use session_write_lock::record::Record;
 
-use crate::support::{Session, claim};
+use super::support::{Session, claim};
 
 /// Somebody who stands in line.
 fn in_line(session: &Session) -> Contended {
@@ -74,6 +74,43 @@ fn what_nobody_comes_for_is_removed_by_who_has_left_it() {
     drop(waiting);
     assert_eq!(left.clear(), Cleared::Yes);
     assert!(session.listing().is_empty());
+}
+
+#[test]
+fn what_a_dead_holder_has_left_is_no_passer_by_s_to_remove() {
+    let session = Session::new();
+    let held = session.acquire();
+    let waiting = in_line(&session);
+    let left = held.hand_on().unwrap().unwrap();
+    drop(inherited(its_turn(&session, waiting))); // it dies
+    assert_eq!(left.clear(), Cleared::Yes);
+    assert_eq!(session.listing(), ["chat.jsonl.lock"]);
+    let Attempt::TakenOver(held) = session.attempt() else { panic!("not settling") };
+    let waiting = in_line(&session);
+    let waited_for = waiting.waited_for().unwrap();
+    drop(held); // it dies as well
+    waiting.file().unwrap().try_lock().unwrap();
+    waited_for.leave();
+    waited_for.decline(&session.paths);
+    assert_eq!(session.listing(), ["chat.jsonl.lock"]);
+}
+
+#[test]
+fn who_stands_in_line_again_shares_no_flock_with_what_it_has_left() {
+    let session = Session::new();
+    let held = session.acquire();
+    let waiting = in_line(&session);
+    let left = held.hand_on().unwrap().unwrap();
+    let Some(Attempt::Contended(mut again)) = left.stand_behind().unwrap() else { panic!() };
+    again.prepare_for_line();
+    let next = inherited(its_turn(&session, waiting));
+    let left_by_next = next.hand_on().unwrap().expect("somebody is in line again");
+    let held = inherited(its_turn(&session, again));
+    // Looking back at either must not take the lock away.
+    assert_eq!((left.clear(), left_by_next.clear()), (Cleared::Yes, Cleared::Yes));
+    assert!(held.is_at_its_path().unwrap());
+    assert!(matches!(session.attempt(), Attempt::Contended(_)));
+    held.release().unwrap();
 }
 
 #[test]
