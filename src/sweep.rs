@@ -1,6 +1,6 @@
 //! All lock files of a folder: which are alive, which are dead; and the dead ones cleared away.
 //!
-//! A sweep works in *turns*, each a job of its own on the [executor](crate::executor): it reads one
+//! A sweep works in *turns*, each a job of its own on the [executor]: it reads one
 //! folder, or looks at a few lock files. Between two turns other sessions' work has its own. What
 //! settles is left alone meanwhile, so that thousands of dead locks don't take 50 ms each.
 //!
