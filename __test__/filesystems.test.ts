@@ -15,6 +15,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statfsSync,
   symlinkSync,
   truncateSync,
   unlinkSync,
@@ -26,7 +27,16 @@ import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 
 import { acquireSessionWriteLock } from "../index.js";
-import { Agent, skipAloud, succeeds, temporaryFolder, testWith, type Tools, attempt } from "./support.js";
+import {
+  Agent,
+  attempt,
+  skipAloud,
+  succeeds,
+  temporaryFolder,
+  testWith,
+  type Tools,
+  until,
+} from "./support.js";
 
 const rootTest = testWith("root");
 const mountTest = testWith("root", "mounts");
@@ -284,17 +294,23 @@ function fill(folder: string): () => void {
     }
   }
   closeSync(file);
-  return () => unlinkSync(filler);
+  const more = fillWithFiles(folder, "x");
+  return () => {
+    unlinkSync(filler);
+    more();
+  };
 }
 
-function fillWithFiles(folder: string): () => void {
+/** As many files as there can be, with `text` in each. */
+function fillWithFiles(folder: string, text = ""): () => void {
   const made: string[] = [];
   for (;;) {
     const file = path.join(folder, `filler-${made.length}`);
     try {
-      writeFileSync(file, "");
+      writeFileSync(file, text);
     } catch (error: any) {
       expect(error.code).toBe("ENOSPC");
+      rmSync(file, { force: true }); // made, and not written
       return () => made.forEach((file) => unlinkSync(file));
     }
     made.push(file);
@@ -335,7 +351,10 @@ for (const [name, { mount, fill }] of Object.entries(FULL)) {
     expect(lockFiles()).toEqual([]);
     free();
 
+    const empty = statfsSync(mounts.view).bfree;
     for (const [whose, record] of Object.entries(DEAD_RECORDS)) {
+      // The last close of a file that was removed gives its space back, whenever that is.
+      await until("the disk is empty", () => statfsSync(mounts.view).bfree === empty);
       writeFileSync(lockPath, record);
       free = fill(mounts.view);
       if (whose === "the addon") {

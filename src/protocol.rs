@@ -322,9 +322,10 @@ impl WaitedFor {
         let _ = sys::take_marks_away(&self.0.file); // at the latest when it is closed
     }
 
-    /// Gives up its flock, which came too late.
-    pub fn decline(&self, paths: &LockPaths) {
-        succession::decline(paths, &self.0);
+    /// Gives up its flock, which came too late. The file is not ours to remove: if its holder has died,
+    /// an older process may be about to remove the path. Who has handed it on looks back.
+    pub fn decline(&self) {
+        let _ = sys::unlock(&self.0.file); // closing it would do as well
     }
 }
 

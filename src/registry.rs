@@ -488,7 +488,7 @@ fn abandon(paths: LockPaths) {
         queue.obstacle.take()
     });
     if let Some(obstacle) = obstacle {
-        obstacle.give_up(&paths);
+        obstacle.give_up();
     }
     serve_elsewhere(paths);
 }
@@ -649,7 +649,7 @@ fn step(paths: &LockPaths) -> Next {
         Err(leftovers) => {
             // Outside of the registry: closing files takes time.
             if let Some(obstacle) = leftovers.and_then(|queue| queue.obstacle) {
-                obstacle.give_up(paths);
+                obstacle.give_up();
             }
             return Next::Stop;
         }
@@ -803,7 +803,7 @@ fn watch_obstacle(paths: &LockPaths, mut contended: Contended) -> Obstacle {
     }
     let file = contended.file().map_or(file, Arc::clone);
     let waited_for = contended.waited_for().filter(|_| has_line);
-    let place = waited_for.and_then(|waited_for| stand_in_line(paths, &file, waited_for, look()));
+    let place = waited_for.and_then(|waited_for| stand_in_line(&file, waited_for, look()));
     let is_blind = is_local && place.is_none();
     let change = is_blind.then(|| wait::on_change(&file, look())).flatten();
     let exit = contended.pid_to_outlive().map(|pid| wait::on_exit(pid, look()));
@@ -815,17 +815,15 @@ fn watch_obstacle(paths: &LockPaths, mut contended: Contended) -> Obstacle {
 
 /// Has us told when the flock is ours.
 fn stand_in_line(
-    paths: &LockPaths,
     file: &Arc<File>,
     waited_for: WaitedFor,
     look: impl Fn() + Send + Sync + 'static,
 ) -> Option<wait::Place> {
     let waited_for = Arc::new(waited_for);
     let in_line = Arc::clone(&waited_for);
-    let owned_paths = paths.clone();
     let place = wait::in_line(file, move |arrival| match arrival {
         Arrival::InTime => look(),
-        Arrival::TooLate => in_line.decline(&owned_paths),
+        Arrival::TooLate => in_line.decline(),
     });
     if place.is_none() {
         waited_for.leave();
@@ -848,7 +846,7 @@ fn keep_waiting(paths: &LockPaths, now: Instant, obstacle: Obstacle) -> Next {
         }));
     }
     if is_abandoned {
-        obstacle.give_up(paths);
+        obstacle.give_up();
         return Next::Again; // somebody may have come meanwhile, and stands in line anew
     }
     let until = with_registry(|registry| {
@@ -1053,12 +1051,12 @@ impl Left {
 
 impl Obstacle {
     /// For when nobody waits any more. A flock that has come all the same is given back.
-    fn give_up(self, paths: &LockPaths) {
+    fn give_up(self) {
         self.leave_line();
         if self.line() == Line::HasCome
             && let Some(waited_for) = self.contended.waited_for()
         {
-            waited_for.decline(paths);
+            waited_for.decline();
         }
     }
 

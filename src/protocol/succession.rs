@@ -70,8 +70,10 @@ pub fn inherit(
     }
     let composed = compose(claim, Some(DeclaredWitness::Flock)).during("getrandom", path)?;
     if let Err(errno) = write_over(&writer, composed.text.as_bytes(), before.len()) {
-        // Half written; no other has the flock. Better no lock than one that says nothing.
-        discard(path, &file);
+        // Half written, and dead like that. What was handed on is nobody's, and may go.
+        if was_handed_on {
+            discard(path, &file);
+        }
         let _ = sys::unlock(&file.file); // closing it would do as well
         return Err(errno).during("write", path);
     }
@@ -83,20 +85,6 @@ pub fn inherit(
         return Ok(None);
     }
     Ok(Some(if need_not_settle { Attempt::Acquired(held) } else { Attempt::TakenOver(held) }))
-}
-
-/// Gives up a flock that came to one who doesn't want it any more: to those behind, if there are any.
-/// Otherwise the file is removed, if it was handed on. What a dead holder has left stays, until a
-/// takeover has settled it: an older process may be about to remove the path.
-pub fn decline(paths: &LockPaths, file: &LockFile) {
-    let was_handed_on = || {
-        let record = sys::read(&file.file).ok().and_then(|text| Record::decode(&text));
-        is_on_its_way(file, record.as_ref())
-    };
-    if is_last(file) && was_handed_on() {
-        discard(&paths.lock, file);
-    }
-    let _ = sys::unlock(&file.file); // closing it would do as well
 }
 
 /// Whether nobody else is in line.

@@ -91,7 +91,7 @@ fn what_a_dead_holder_has_left_is_no_passer_by_s_to_remove() {
     drop(held); // it dies as well
     waiting.file().unwrap().try_lock().unwrap();
     waited_for.leave();
-    waited_for.decline(&session.paths);
+    waited_for.decline();
     assert_eq!(session.listing(), ["chat.jsonl.lock"]);
 }
 
@@ -114,15 +114,18 @@ fn who_stands_in_line_again_shares_no_flock_with_what_it_has_left() {
 }
 
 #[test]
-fn a_flock_that_comes_too_late_is_given_up_and_the_file_removed() {
+fn a_flock_that_comes_too_late_is_given_up_and_the_file_left_to_who_looks_back() {
     let session = Session::new();
     let held = session.acquire();
     let waiting = in_line(&session);
-    let _left = held.hand_on().unwrap().unwrap();
+    let left = held.hand_on().unwrap().unwrap();
     let waited_for = waiting.waited_for().unwrap();
     waited_for.leave();
     waiting.file().unwrap().try_lock().unwrap();
-    waited_for.decline(&session.paths);
+    assert_eq!(left.clear(), Cleared::NotYet);
+    waited_for.decline();
+    assert_eq!(session.listing(), ["chat.jsonl.lock"]);
+    assert_eq!(left.clear(), Cleared::Yes);
     assert!(session.listing().is_empty());
 }
 
