@@ -48,6 +48,15 @@ export interface AcquireOptions {
    * may have it before it returns its promise.
    */
   signal?: AbortSignal;
+  /**
+   * Whether this acquire listens for SIGINT, SIGTERM, SIGQUIT and SIGABRT, which then release all
+   * locks of the main thread. With `false` it adds no listeners: for programs that must keep a
+   * lock after such a signal, until work under it has ended. Listeners that another acquire of the
+   * process has added release this lock too.
+   *
+   * @default true
+   */
+  handleSignals?: boolean;
 }
 
 /** What {@link tryAcquireSessionWriteLock} takes: it never waits. */
@@ -58,8 +67,8 @@ export interface SessionWriteLock {
   /** The lock file: `<real path of the folder>/<name of the session file>.lock`. */
   readonly lockPath: string;
   /**
-   * Gives this acquisition back; the lock file goes with the last one. Calling it again does
-   * nothing more. It may be called without its object.
+   * Gives this acquisition back; the lock file goes with the last one, or to those who stand in line
+   * for it. Calling it again does nothing more. It may be called without its object.
    *
    * It rejects if the lock file could not be removed. The lock is free all the same: the next
    * contender finds a dead file and replaces it. If the file was meanwhile taken or removed by
@@ -105,7 +114,8 @@ export interface SessionLockRecord {
 
 /**
  * What speaks against a holder. `missing-pid`: the record names no process. `dead-pid`: no such
- * process exists. `recycled-pid`: the number belongs to another process. `orphan-self-pid`: it
+ * process exists; or nothing says that it does, and the flock that its record promises is gone.
+ * `recycled-pid`: the number belongs to another process. `orphan-self-pid`: it
  * names this process, which doesn't hold the lock. `invalid-createdAt`: the record doesn't say
  * when it was written. `too-old`: older than `staleMs`. `hold-exceeded`: older than its own
  * `maxHoldMs`.
@@ -199,6 +209,163 @@ export function tryAcquireSessionWriteLock(options: TryAcquireOptions): SessionW
 export function releaseAllSessionWriteLocks(): number;
 
 /**
+ * What a lock file comes to. `held`: a witness, or proof that the very process lives, stands for
+ * its holder. `dead`: a contender would take it over now. `unknown`: neither can be known, which
+ * counts as alive.
+ */
+export type SessionLockVerdict = "held" | "dead" | "unknown";
+
+/** What was found out about a lock file. */
+export interface SessionLockInspection {
+  /** The lock file: `<real path of the folder>/<name of the session file>.lock`. */
+  readonly lockPath: string;
+  /** The process in the record; `null` if it names none. */
+  readonly pid: number | null;
+  /**
+   * Whether the process that wrote the record may live, as far as is known. It need not hold the
+   * lock any more: `verdict` says.
+   */
+  readonly pidAlive: boolean;
+  /** When the lock was acquired, as the record has it; `null` if that is no time. */
+  readonly createdAt: string | null;
+  /** Milliseconds since `createdAt`, 0 if that lies ahead; `null` if the record doesn't say. */
+  readonly ageMs: number | null;
+  /** Whether anything speaks against the holder: `staleReasons` is not empty. */
+  readonly stale: boolean;
+  /** What speaks against the holder. A live one can be too old, and is kept all the same. */
+  readonly staleReasons: SessionLockStaleReason[];
+  /** Whether a contender would take it over now: `verdict` is `dead`. */
+  readonly removable: boolean;
+  /** Whether this very call removed it; always `false` from {@link inspectSessionLock}. */
+  readonly removed: boolean;
+  /** The name of the holder's executable, from the record. */
+  readonly comm: string | null;
+  /** The record; `null` where there is none to be read. */
+  readonly holder: SessionLockRecord | null;
+  /**
+   * What the kernel proved the holder by: it has the file flocked, or open for writing (as the
+   * older module has).
+   */
+  readonly witnessed: "flock" | "open-for-writing" | null;
+  readonly verdict: SessionLockVerdict;
+  /**
+   * Why the file could not be looked at, and is `unknown` therefore; or why a dead one could not
+   * be removed. An `Error` with `code` and `path`.
+   */
+  readonly cause?: unknown;
+}
+
+/** How {@link inspectSessionLock} judges. */
+export interface InspectOptions {
+  /**
+   * When to give up a lock whose holder can be neither proved alive nor proved dead.
+   *
+   * @default 1_800_000
+   */
+  staleMs?: number;
+  /**
+   * The instant from which ages are reckoned, in milliseconds since the epoch. It moves what only
+   * age decides; no proof yields to it.
+   *
+   * @default Date.now()
+   */
+  nowMs?: number;
+}
+
+/**
+ * Looks at the lock of a session as a contender does, and says what it has found. Takes the session
+ * file or its lock file: a name that ends in `.lock` is a lock file's. Changes nothing, and creates
+ * no folder. Resolves to `null` if there is no lock file.
+ *
+ * The work is done off the event loop. To look takes the file's flock for a moment, if it is free.
+ *
+ * Rejects with
+ * - `TypeError` (`ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`) for wrong arguments;
+ * - `Error` with `code`, `syscall` and `path` where the system doesn't say whether there is a lock
+ *   file. One that is there and can't be read is `unknown`, with a `cause`.
+ */
+export function inspectSessionLock(
+  path: string,
+  options?: InspectOptions,
+): Promise<SessionLockInspection | null>;
+
+/** What {@link cleanStaleLockFiles} sweeps, and how. */
+export interface CleanStaleLockFilesOptions extends InspectOptions {
+  /** The folder whose lock files are meant: those whose names end in `.jsonl.lock`. */
+  sessionsDir: string;
+  /**
+   * Whether to remove the dead ones. With `false` nothing is changed.
+   *
+   * @default true
+   */
+  removeStale?: boolean;
+  /**
+   * Whether to sweep the folders in it too. Symbolic links to folders are not followed.
+   *
+   * @default false
+   */
+  recursive?: boolean;
+  /**
+   * `warn` is called for each lock that was removed, when the sweep is over:
+   * `removed stale session lock: <lock file> (<reasons>)`; without reasons, `no longer held`. What
+   * it throws is ignored. `info` is not used.
+   */
+  log?: { warn?(message: string): void; info?(message: string): void };
+}
+
+/** What a sweep found and did. */
+export interface CleanStaleLockFilesResult {
+  /** All lock files, sorted by path, also those that are removed by now. */
+  locks: SessionLockInspection[];
+  /** Those of them that this call removed: the sessions that were cut off. */
+  cleaned: SessionLockInspection[];
+}
+
+/**
+ * Looks at every lock file of a folder, and removes the dead ones. For the start of a gateway, and
+ * for doctors.
+ *
+ * What is dead is what an acquire with time to wait would take over, and it is removed by the rules
+ * of a takeover: nobody's new lock can be hit. Live locks are kept whatever their age, and so is
+ * what can't be judged. Whatever is no regular file is reported, `unknown`, and not touched. What
+ * crashed takeovers left behind (`<name>.jsonl.lock.new`) goes as well, without a report. A missing
+ * folder gives empty lists.
+ *
+ * The work is done off the event loop, bit by bit. A dead lock takes 50 ms, up to 64 of them at
+ * the same time.
+ *
+ * Rejects with
+ * - `TypeError` (`ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`) for wrong arguments;
+ * - `Error` with `code`, `syscall` and `path` where a folder can't be read: then nothing was
+ *   removed.
+ */
+export function cleanStaleLockFiles(
+  options: CleanStaleLockFilesOptions,
+): Promise<CleanStaleLockFilesResult>;
+
+/** A lock that this process holds. */
+export interface HeldSessionWriteLock {
+  /** The lock file. */
+  readonly lockPath: string;
+  /** When it was granted: ISO 8601, UTC. */
+  readonly acquiredAt: string;
+  /** How long ago that was, on the monotonic clock. */
+  readonly heldForMs: number;
+  /** When the watchdog releases it, counted from `acquiredAt`. */
+  readonly maxHoldMs: number;
+  /** How many acquisitions share it: one more than it was re-entered. */
+  readonly acquisitions: number;
+  /** How many acquires of this process wait for it. */
+  readonly waiters: number;
+}
+
+/**
+ * The locks that this process holds, in every environment of it, sorted by path. Asks nobody: a lock
+ * whose file somebody has removed is among them until that is noticed.
+ */
+export function heldSessionWriteLocks(): HeldSessionWriteLock[];
+
+/**
  * Whether a process exists and may be the one that was called `comm`.
  *
  * `false` only if the kernel proves it: no such process, a zombie, the number of a thread, or
@@ -231,6 +398,15 @@ export const __testing: {
   readonly cleanupSignals: NodeJS.Signals[];
   handleTerminationSignal(signal: NodeJS.Signals): void;
   releaseAllLocksSync(): void;
+  /**
+   * Has the watchdog look as if it were `nowMs`, and returns how many locks it has released since
+   * this was last called, by itself or now. Their files are gone when the promise resolves.
+   */
+  runLockWatchdogCheck(nowMs?: number): Promise<number>;
+  /** Resolves when no disk work of this process is under way. */
+  idle(): Promise<void>;
+  /** Releases every lock and takes every listener away; the next acquire adds them again. */
+  reset(): void;
   getProcessComm: typeof getProcessComm;
   getProcessCommForPid: typeof getProcessCommForPid;
   isAlive: typeof isAlive;

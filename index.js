@@ -9,8 +9,6 @@
 const path = require("node:path");
 const { getSystemErrorName } = require("node:util");
 
-const native = loadNative();
-
 const DEFAULT_TIMEOUT_MS = 10_000;
 const DEFAULT_STALE_MS = 30 * 60_000;
 const DEFAULT_MAX_HOLD_MS = 5 * 60_000;
@@ -19,6 +17,8 @@ const TIMEOUT_CODE = "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT";
 const LOST_CODE = "OPENCLAW_SESSION_WRITE_LOCK_LOST";
 const NOT_A_FILE_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE";
 const NO_BINARY_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NO_BINARY";
+
+const native = loadNative();
 
 /** Signals that end a process unless somebody listens; locks go before they do. */
 const CLEANUP_SIGNALS = ["SIGINT", "SIGTERM", "SIGQUIT", "SIGABRT"];
@@ -29,20 +29,47 @@ const CLEANUP_SIGNALS = ["SIGINT", "SIGTERM", "SIGQUIT", "SIGABRT"];
  */
 const CLEANUP = Symbol.for("session-write-lock.cleanup");
 
+/**
+ * The binary for this system: one that was built here, else that of the platform's package. Written
+ * by hand, and here: the loader that napi generates asks for a whole process report to tell glibc
+ * from musl, and a file of its own takes as long to load as the binary.
+ */
 function loadNative() {
-  try {
-    return require("./native.js");
-  } catch (cause) {
-    const system = `${process.platform}-${process.arch}`;
-    throw Object.assign(
-      new Error(
-        `session-write-lock has no native binary for ${system}: install it again without omitting ` +
-          "optional dependencies, or run `npm run build` in a checkout of its sources (Rust needed)",
-        { cause },
-      ),
-      { code: NO_BINARY_CODE },
-    );
+  const system = `${process.platform}-${process.arch}`;
+  const flavours = process.platform === "linux" ? [`${system}-gnu`, `${system}-musl`] : [system];
+  const candidates = process.env.NAPI_RS_NATIVE_LIBRARY_PATH
+    ? [process.env.NAPI_RS_NATIVE_LIBRARY_PATH]
+    : [
+        ...flavours.map((flavour) => `${__dirname}/session-write-lock.${flavour}.node`),
+        ...flavours.map((flavour) => `session-write-lock-${flavour}`),
+      ];
+  const failures = [];
+  for (const candidate of candidates) {
+    try {
+      return loadBinary(candidate);
+    } catch (error) {
+      failures.push(error);
+    }
   }
+  const tried = `none of these could be loaded: ${candidates.join(", ")}`;
+  throw Object.assign(
+    new Error(
+      `session-write-lock has no native binary for ${system}: install it again without omitting ` +
+        "optional dependencies, or run `npm run build` in a checkout of its sources (Rust needed)",
+      { cause: new AggregateError(failures, tried) },
+    ),
+    { code: NO_BINARY_CODE },
+  );
+}
+
+/** What is beside us needs no looking for; `require` would ask for every folder on the way. */
+function loadBinary(name) {
+  if (!name.startsWith(__dirname)) {
+    return require(name);
+  }
+  const loaded = { exports: {} };
+  process.dlopen(loaded, name);
+  return loaded.exports;
 }
 
 // --- Errors -----------------------------------------------------------------------------------
@@ -106,10 +133,8 @@ function argumentError(code, message) {
 // --- Arguments --------------------------------------------------------------------------------
 
 function readOptions(options) {
-  if (options === null || typeof options !== "object") {
-    throw argumentError("ERR_INVALID_ARG_TYPE", `options must be an object, not ${show(options)}`);
-  }
-  const { sessionFile, timeoutMs, staleMs, maxHoldMs, allowReentrant, signal } = options;
+  readObject("options", options);
+  const { sessionFile, timeoutMs, staleMs, maxHoldMs, allowReentrant, signal, handleSignals } = options;
   return {
     signal: readSignal(signal),
     sessionFile: readSessionFile(sessionFile),
@@ -118,26 +143,42 @@ function readOptions(options) {
     staleMs: readMs("staleMs", staleMs, DEFAULT_STALE_MS),
     maxHoldMs: readMs("maxHoldMs", maxHoldMs, DEFAULT_MAX_HOLD_MS),
     allowReentrant: readBoolean("allowReentrant", allowReentrant, true),
+    handleSignals: readBoolean("handleSignals", handleSignals, true),
   };
 }
 
+function readObject(name, value) {
+  if (value === null || typeof value !== "object") {
+    throw argumentError("ERR_INVALID_ARG_TYPE", `${name} must be an object, not ${show(value)}`);
+  }
+  return value;
+}
+
 function readSessionFile(sessionFile) {
-  if (typeof sessionFile !== "string") {
-    const message = `sessionFile must be a string, not ${show(sessionFile)}`;
-    throw argumentError("ERR_INVALID_ARG_TYPE", message);
-  }
-  if (sessionFile === "") {
-    throw argumentError("ERR_INVALID_ARG_VALUE", "sessionFile must not be empty");
-  }
-  if (sessionFile.includes("\0")) {
-    const message = `sessionFile must not contain NUL bytes: ${JSON.stringify(sessionFile)}`;
-    throw argumentError("ERR_INVALID_ARG_VALUE", message);
-  }
-  const resolved = path.resolve(sessionFile);
+  return readFilePath("sessionFile", sessionFile);
+}
+
+/** The absolute path of something that can't be the root. */
+function readFilePath(name, value) {
+  const resolved = readPath(name, value);
   if (path.basename(resolved) === "") {
-    throw argumentError("ERR_INVALID_ARG_VALUE", "sessionFile must name a file, not the root");
+    throw argumentError("ERR_INVALID_ARG_VALUE", `${name} must name a file, not the root`);
   }
   return resolved;
+}
+
+function readPath(name, value) {
+  if (typeof value !== "string") {
+    throw argumentError("ERR_INVALID_ARG_TYPE", `${name} must be a string, not ${show(value)}`);
+  }
+  if (value === "") {
+    throw argumentError("ERR_INVALID_ARG_VALUE", `${name} must not be empty`);
+  }
+  if (value.includes("\0")) {
+    const message = `${name} must not contain NUL bytes: ${JSON.stringify(value)}`;
+    throw argumentError("ERR_INVALID_ARG_VALUE", message);
+  }
+  return path.resolve(value);
 }
 
 /** Milliseconds above zero; any other number means the default. */
@@ -159,6 +200,16 @@ function readBoolean(name, value, fallback) {
     throw argumentError("ERR_INVALID_ARG_TYPE", `${name} must be a boolean, not ${show(value)}`);
   }
   return value;
+}
+
+/** Loggers are objects or functions; `warn` is the one method that is called. */
+function readLog(log) {
+  if (log === undefined || log === null) {
+    return;
+  }
+  if (!["object", "function"].includes(typeof log) || !["undefined", "function"].includes(typeof log.warn)) {
+    throw argumentError("ERR_INVALID_ARG_TYPE", `log must have a function \`warn\`, or none`);
+  }
 }
 
 function readSignal(signal) {
@@ -184,8 +235,14 @@ let lastTicket = 0;
 /** The locks whose loss somebody wants to hear of: by handle, the function to tell. */
 const watched = new Map();
 
-/** While something is pending, this keeps the process alive; a held lock does not. */
-const keepAlive = setInterval(() => {}, 2 ** 30).unref();
+/**
+ * While something is pending, this keeps the process alive; a held lock does not. Made when it is
+ * first needed: a first timer takes as long as loading the binary.
+ */
+let keepAlive;
+
+/** Node's own, also where somebody puts a clock of their own in its place before they acquire. */
+const { setInterval } = globalThis;
 
 const client = new native.Client(({ ticket, outcome, handle, loss }) => {
   if (handle !== undefined) {
@@ -202,6 +259,7 @@ const client = new native.Client(({ ticket, outcome, handle, loss }) => {
 /** Waits for what will be told under `ticket`. */
 function expect(ticket, settle) {
   if (pending.size === 0) {
+    keepAlive ??= setInterval(() => {}, 2 ** 30);
     keepAlive.ref();
   }
   pending.set(ticket, settle);
@@ -210,7 +268,7 @@ function expect(ticket, settle) {
 function forget(ticket) {
   pending.delete(ticket);
   if (pending.size === 0) {
-    keepAlive.unref();
+    keepAlive?.unref();
   }
 }
 
@@ -218,7 +276,7 @@ function forget(ticket) {
 
 async function acquireSessionWriteLock(options) {
   const request = readOptions(options);
-  installListeners();
+  installListeners(request);
   for (;;) {
     request.signal?.throwIfAborted();
     const ticket = ++lastTicket;
@@ -270,7 +328,7 @@ function outcomeOf(ticket, signal) {
 function tryAcquireSessionWriteLock(options) {
   const request = readOptions(options);
   request.signal?.throwIfAborted();
-  installListeners();
+  installListeners(request);
   const { granted, refusal } = client.tryAcquire(...nativeArguments(request));
   if (refusal) {
     throw refusalError(refusal);
@@ -337,6 +395,95 @@ function releaseAllSessionWriteLocks() {
   return client.releaseAll();
 }
 
+// --- Inspection -----------------------------------------------------------------------------------
+
+/** Inspections that are handed over at a time: what that takes of the event loop stays short. */
+const PART = 128;
+
+async function inspectSessionLock(path, options) {
+  const { staleMs, nowMs } = readObject("options", options ?? {});
+  const request = [readFilePath("path", path), readMs("staleMs", staleMs, DEFAULT_STALE_MS)];
+  const ticket = ++lastTicket;
+  const inspections = client.inspect(ticket, ...request, readMs("nowMs", nowMs));
+  const [inspection = null] = await takeAll(ticket, inspections);
+  return inspection;
+}
+
+async function cleanStaleLockFiles(options) {
+  const { sessionsDir, staleMs, removeStale, nowMs, recursive, log } = readObject("options", options);
+  const request = [
+    readPath("sessionsDir", sessionsDir),
+    readMs("staleMs", staleMs, DEFAULT_STALE_MS),
+    readMs("nowMs", nowMs),
+    readBoolean("removeStale", removeStale, true),
+    readBoolean("recursive", recursive, false),
+  ];
+  readLog(log);
+  const ticket = ++lastTicket;
+  const locks = await takeAll(ticket, client.sweep(ticket, ...request));
+  const cleaned = locks.filter(({ removed }) => removed);
+  for (const { lockPath, staleReasons } of cleaned) {
+    const reasons = staleReasons.join(", ") || "no longer held";
+    warn(log, `removed stale session lock: ${lockPath} (${reasons})`);
+  }
+  return { locks, cleaned };
+}
+
+/** Waits for what is being looked at, and takes it over bit by bit. */
+async function takeAll(ticket, inspections) {
+  const { refusal } = await outcomeOf(ticket);
+  if (refusal) {
+    throw refusalError(refusal);
+  }
+  const all = [];
+  for (;;) {
+    const part = inspections.take(PART);
+    all.push(...part.map(inspectionFrom));
+    if (part.length < PART) {
+      return all;
+    }
+    await new Promise(setImmediate);
+  }
+}
+
+function inspectionFrom(inspected) {
+  const { lockPath, processMayLive, staleReasons, removed, verdict, cause } = inspected;
+  const { holder = null, ageMs = null, witnessed = null } = inspected;
+  const record = JSON.parse(holder);
+  return {
+    lockPath,
+    pid: record?.pid ?? null,
+    pidAlive: processMayLive,
+    createdAt: ageMs === null ? null : record.createdAt,
+    ageMs,
+    stale: staleReasons.length > 0,
+    staleReasons,
+    removable: verdict === "dead",
+    removed,
+    comm: record?.comm ?? null,
+    holder: record,
+    witnessed,
+    verdict,
+    ...(cause && { cause: refusalError(cause) }),
+  };
+}
+
+/** What the log does with it is the log's business: a sweep doesn't fail for it. */
+function warn(log, message) {
+  try {
+    log?.warn?.(message);
+  } catch {
+    // See above.
+  }
+}
+
+function heldSessionWriteLocks() {
+  return native.heldLocks().map(({ acquiredAtMs, ...held }) => ({
+    ...held,
+    acquiredAt: new Date(acquiredAtMs).toISOString(),
+  }));
+}
+
 // --- Processes --------------------------------------------------------------------------------
 
 function isAlive(pid, comm) {
@@ -365,24 +512,21 @@ function receivesSignals() {
 
 let mainThread;
 
-/** Whether this copy of the file has told what it wants done at the end. */
-let hasInstalled = false;
-
 /**
  * At each acquire: whatever is missing is added. Ours come first among the listeners of a signal,
  * because one that was added with `once` is gone by the time the next one runs, and must be seen
- * when we ask whether we are alone. Worker threads receive no signals.
+ * when we ask whether we are alone. Worker threads receive no signals, and a caller may want to
+ * handle them all by itself.
  */
-function installListeners() {
-  const signals = receivesSignals() ? CLEANUP_SIGNALS : [];
-  if (hasInstalled && process[CLEANUP].listeners.size === signals.length) {
+function installListeners({ handleSignals }) {
+  const signals = handleSignals && receivesSignals() ? CLEANUP_SIGNALS : [];
+  if (process[CLEANUP]?.clients.has(client) && process[CLEANUP].listeners.size >= signals.length) {
     return;
   }
-  hasInstalled = true;
   if (!process[CLEANUP]) {
-    const cleanup = { clients: new Set(), listeners: new Map() };
-    Object.defineProperty(process, CLEANUP, { value: cleanup });
-    process.on("exit", endAllClients);
+    const cleanup = { clients: new Set(), listeners: new Map(), exit: endAllClients };
+    Object.defineProperty(process, CLEANUP, { value: cleanup, configurable: true });
+    process.on("exit", cleanup.exit);
   }
   const { clients, listeners } = process[CLEANUP];
   clients.add(client);
@@ -424,11 +568,50 @@ function handleTerminationSignal(signal) {
   }
 }
 
+// --- For tests --------------------------------------------------------------------------------
+
+/** How many of the watchdog's releases have been told, or forgotten by `reset`. */
+let watchdogReleasesTold = 0;
+
+/**
+ * Has the watchdog look as if it were `nowMs`. It also looks by itself, so what it has released
+ * since it was last asked counts as well.
+ */
+async function runLockWatchdogCheck(nowMs = Date.now()) {
+  native.runWatchdog(Math.max(0, nowMs - Date.now()));
+  await idle();
+  const told = watchdogReleasesTold;
+  watchdogReleasesTold = native.watchdogReleases();
+  return watchdogReleasesTold - told;
+}
+
+/** Resolves when no disk work of this process is under way: no release, no look at a lock. */
+async function idle() {
+  while (!native.isIdle()) {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
+/** As if no lock had been acquired yet: releases all, and takes every listener away. */
+function reset() {
+  releaseAllLocksSync();
+  watchdogReleasesTold = native.watchdogReleases();
+  const cleanup = process[CLEANUP];
+  if (cleanup) {
+    delete process[CLEANUP];
+    process.off("exit", cleanup.exit);
+    cleanup.listeners.forEach((listener, signal) => process.off(signal, listener));
+  }
+}
+
 /** For the gateway's own tests, as the older module had it. */
 const __testing = {
   cleanupSignals: CLEANUP_SIGNALS,
   handleTerminationSignal,
   releaseAllLocksSync,
+  runLockWatchdogCheck,
+  idle,
+  reset,
   getProcessComm,
   getProcessCommForPid,
   isAlive,
@@ -439,6 +622,9 @@ module.exports = {
   acquireSessionWriteLock,
   tryAcquireSessionWriteLock,
   releaseAllSessionWriteLocks,
+  inspectSessionLock,
+  cleanStaleLockFiles,
+  heldSessionWriteLocks,
   isAlive,
   getProcessComm,
   getProcessCommForPid,
@@ -447,3 +633,6 @@ module.exports = {
   SessionWriteLockLostError,
   __testing,
 };
+
+/** For this package's own tests and benchmarks: see `native.js`. */
+module.exports[Symbol.for("session-write-lock.native")] = native;

@@ -23,6 +23,19 @@ export declare class Client {
   releaseAll(): number
   /** A loss of this lock will be told under its handle. If it isn't held, the reason, now. */
   watchLoss(handle: number): string | null
+  /** Looks at one lock, by the name of its session file or its own; both absolute. */
+  inspect(ticket: number, path: string, staleMs: number, nowMs?: number | undefined | null): Inspections
+  /** Looks at all locks of a folder, and removes the dead ones if that is asked for. */
+  sweep(ticket: number, folder: string, staleMs: number, nowMs: number | undefined | null, removesDead: boolean, recursive: boolean): Inspections
+}
+
+/** Lock files that are being looked at; what was found can be taken once the ticket has been told. */
+export declare class Inspections {
+  /**
+   * The next ones, at most so many: a long list is handed over in parts, because it takes the
+   * JavaScript thread's time.
+   */
+  take(count: number): Array<Inspected>
 }
 
 export interface Granted {
@@ -30,10 +43,40 @@ export interface Granted {
   lockPath: string
 }
 
+/** A lock that this process holds. */
+export interface HeldHere {
+  lockPath: string
+  /** Milliseconds since the epoch. */
+  acquiredAtMs: number
+  heldForMs: number
+  maxHoldMs: number
+  acquisitions: number
+  waiters: number
+}
+
+export declare function heldLocks(): Array<HeldHere>
+
+/** What was found out about a lock file. */
+export interface Inspected {
+  lockPath: string
+  /** The record, as JSON. */
+  holder?: string
+  processMayLive: boolean
+  ageMs?: number
+  staleReasons: Array<string>
+  witnessed?: string
+  verdict: string
+  removed: boolean
+  cause?: Refusal
+}
+
 export declare function isAlive(pid: number, comm?: string | undefined | null): boolean
 
 /** Asks the file system. */
 export declare function isHeld(handle: number): boolean
+
+/** For tests. */
+export declare function isIdle(): boolean
 
 /** Whether a granted lock is still there when its caller hears of it. */
 export declare function isRegistered(handle: number): boolean
@@ -77,6 +120,9 @@ export interface Refusal {
   syscall?: string
 }
 
+/** For tests: the watchdog's look, so many milliseconds ahead of its time. */
+export declare function runWatchdog(aheadMs: number): void
+
 /** The deadline came. */
 export interface Timeout {
   lockPath: string
@@ -96,3 +142,6 @@ export interface WakeUps {
   events: number
   timers: number
 }
+
+/** For tests. */
+export declare function watchdogReleases(): number

@@ -191,6 +191,7 @@ test.each([
   ["the root as session file", { sessionFile: "/" }, "ERR_INVALID_ARG_VALUE", "not the root"],
   ["a time-out in words", { sessionFile: "x", timeoutMs: "5" }, "ERR_INVALID_ARG_TYPE", "timeoutMs"],
   ["a stale time in words", { sessionFile: "x", staleMs: {} }, "ERR_INVALID_ARG_TYPE", "staleMs"],
+  ["a word for handleSignals", { sessionFile: "x", handleSignals: "no" }, "ERR_INVALID_ARG_TYPE", "handleSignals"],
   ["a hold time in words", { sessionFile: "x", maxHoldMs: [] }, "ERR_INVALID_ARG_TYPE", "maxHoldMs"],
   ["no boolean for re-entrancy", { sessionFile: "x", allowReentrant: 1 }, "ERR_INVALID_ARG_TYPE", "allowReentrant"],
 ])("a wrong argument is a TypeError: %s", async (_name, options, code, message) => {
@@ -222,4 +223,18 @@ test("the names that only CommonJS analysis finds can be imported one by one", (
   `;
   const output = execFileSync(process.execPath, ["--input-type=module", "-e", source], { cwd: root, encoding: "utf8" });
   expect(output.trim()).toBe("function true SessionWriteLockTimeoutError");
+});
+
+test("without a binary, loading says so and why", () => {
+  const load = `
+    try {
+      require(process.argv[1]);
+    } catch ({ code, cause }) {
+      console.log(code, cause.errors[0].code);
+    }
+  `;
+  const env = { ...process.env, NAPI_RS_NATIVE_LIBRARY_PATH: "/nowhere.node" };
+  const args = ["-e", load, path.join(root, "index.js")];
+  const printed = execFileSync(process.execPath, args, { encoding: "utf8", env });
+  expect(printed).toBe("OPENCLAW_SESSION_WRITE_LOCK_NO_BINARY MODULE_NOT_FOUND\n");
 });

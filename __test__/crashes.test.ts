@@ -146,12 +146,23 @@ async function expectUsable(scene: Scene, agents: Agent[], what: string): Promis
   }
 }
 
+/** What a process dies in. */
+const STEPS = {
+  acquire: (victim: Agent, { sessionFile }: Scene) => victim.acquire({ sessionFile }),
+  release: (victim: Agent, { sessionFile }: Scene) => victim.release(sessionFile),
+  sweep: (victim: Agent, { folder }: Scene) =>
+    victim.run(async ({ lock }, sessionsDir) => {
+      const { locks } = await lock.cleanStaleLockFiles({ sessionsDir });
+      return locks.length;
+    }, folder),
+};
+
 /**
  * Kills a process before each of its calls in turn, and lets others find what it left. Says how
  * many crashes each call gave.
  */
 async function crashEverywhere(
-  step: "acquire" | "release",
+  step: keyof typeof STEPS,
   record: string | undefined,
 ): Promise<Record<string, number>> {
   const contenders = await Promise.all([warmAgent(), warmAgent(), warmAgent()]);
@@ -167,9 +178,7 @@ async function crashEverywhere(
         await victim.acquire({ sessionFile });
       }
       const detach = await trace(victim, ...inject(call, `signal=SIGKILL:when=${n}`));
-      const stepping =
-        step === "acquire" ? victim.acquire({ sessionFile }) : victim.release(sessionFile);
-      await stepping.catch(() => {}); // that it died is asked below
+      await STEPS[step](victim, scene).catch(() => {}); // that it died is asked below
       await detach();
       const survived = await victim.run(() => true).catch(() => false);
       await victim.kill();
@@ -217,6 +226,15 @@ straceTest("whoever dies before any system call of a release blocks nobody", asy
     expect(died(crashes, ...names), names[0]).toBe(true);
   }
 }, 120_000);
+
+for (const [state, call] of [["a dead lock of the addon", "pwrite64"], ["a dead lock of the older module", "renameat2"]] as const) {
+  straceTest(`whoever dies before any system call of a sweep blocks nobody: ${state}`, async () => {
+    const crashes = await crashEverywhere("sweep", STATES[state]);
+    for (const names of [["open", "openat"], ["flock"], [call], ["unlink", "unlinkat"]]) {
+      expect(died(crashes, ...names), names[0]).toBe(true);
+    }
+  }, 120_000);
+}
 
 // --- Calls that fail ------------------------------------------------------------------------------
 

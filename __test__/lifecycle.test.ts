@@ -259,6 +259,37 @@ describe("an end that runs no code", () => {
   );
 });
 
+describe("a process whose host handles all signals itself", () => {
+  for (const signal of SIGNALS) {
+    test(`keeps a lock that it acquired with handleSignals: false on ${signal}`, async () => {
+      const agent = await startAgent(process.execPath);
+      const sessionFile = newSession();
+      await agent.acquire({ sessionFile, handleSignals: false });
+      expect(await agent.run((_, signal) => process.listenerCount(signal), signal)).toBe(0);
+      await agent.run(({ send }, signal) => void process.on(signal, () => send("heard")), signal);
+      agent.process.kill(signal);
+      expect(await agent.note()).toBe("heard");
+      await expectHeldBy(agent.pid, sessionFile, await startAgent(process.execPath));
+    });
+  }
+
+  test("loses it all the same if another acquire listens", async () => {
+    const agent = await startAgent(process.execPath);
+    const lockPaths = [await agent.acquire({ sessionFile: newSession(), handleSignals: false })];
+    lockPaths.push(await agent.acquire({ sessionFile: newSession() }));
+    expect(await agent.kill("SIGTERM")).toEqual({ code: null, signal: "SIGTERM" });
+    expectGone(...lockPaths);
+  });
+
+  test("removes it on process.exit", async () => {
+    const agent = await startAgent(process.execPath);
+    const lockPath = await agent.acquire({ sessionFile: newSession(), handleSignals: false });
+    await agent.run(() => void setImmediate(() => process.exit(7)));
+    expect(await agent.ended).toEqual({ code: 7, signal: null });
+    expectGone(lockPath);
+  });
+});
+
 describe("a process whose host listens for signals itself", () => {
   const hosts: [string, boolean, "on" | "once"][] = [
     ["before the first lock", true, "on"],
@@ -705,14 +736,17 @@ describe("a worker thread", () => {
 
 // As they stand in the gateway, which must find its tests unchanged.
 describe("the gateway's tests", () => {
-  test("__testing has what the older module's had", () => {
+  test("__testing has what the older module's had, and what its tests need besides", () => {
     expect(Object.keys(__testing).sort()).toEqual([
       "cleanupSignals",
       "getProcessComm",
       "getProcessCommForPid",
       "handleTerminationSignal",
+      "idle",
       "isAlive",
       "releaseAllLocksSync",
+      "reset",
+      "runLockWatchdogCheck",
     ]);
     expect(__testing.getProcessComm()).toBe("node");
     expect(__testing.getProcessCommForPid(process.pid)).toBe("node");

@@ -250,6 +250,7 @@ const RIGHTS = {
   mounts: () => succeeds("unshare", "-m", "mount", "-t", "tmpfs", "none", tmpdir()),
   "chosen pids": () =>
     succeeds("unshare", "-pfm", "--mount-proc", "sh", "-c", "echo 9 >/proc/sys/kernel/ns_last_pid"),
+  "a terminal of script(1)": () => succeeds("script", "-qec", "true", "/dev/null"),
   strace: () => succeeds("strace", "-o", "/dev/null", "true"),
   "a kernel thread": () => readComm(2) === "kthreadd",
   "a C compiler": () => succeeds("cc", "--version"),

@@ -8,10 +8,9 @@
  */
 
 import { spawnSync } from "node:child_process";
-import { statSync } from "node:fs";
 import { parseArgs } from "node:util";
 
-import { root, run, setUp } from "./setup.mjs";
+import { isInstalled, root, run, setUp } from "./setup.mjs";
 
 const { values: options } = parseArgs({
   options: {
@@ -22,18 +21,13 @@ const { values: options } = parseArgs({
   },
 });
 
-function modifiedMs(path) {
-  return statSync(`${root}/benches/${path}`, { throwIfNoEntry: false })?.mtimeMs ?? 0;
-}
-
 /**
  * Not `npm ci`: that wants an entry in the lock file for every optional package of every platform,
  * also where a registry has only some of them. With `--no-save` the lock file is followed and left
  * as it is.
  */
 function installCompared() {
-  const installed = modifiedMs("node_modules/.package-lock.json");
-  if (installed > Math.max(modifiedMs("package.json"), modifiedMs("package-lock.json"))) {
+  if (isInstalled(`${root}/benches`)) {
     return;
   }
   console.log("set-up: installing what the addon is compared with");

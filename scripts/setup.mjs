@@ -4,7 +4,7 @@
  */
 
 import { spawnSync } from "node:child_process";
-import { existsSync } from "node:fs";
+import { statSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 export const root = fileURLToPath(new URL("..", import.meta.url));
@@ -21,9 +21,16 @@ export function run(command, ...args) {
   }
 }
 
+/** Whether what a folder's package.json and its lock file ask for is installed there. */
+export function isInstalled(folder) {
+  const modifiedMs = (name) => statSync(`${folder}/${name}`, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  const wanted = Math.max(modifiedMs("package.json"), modifiedMs("package-lock.json"));
+  return modifiedMs("node_modules/.package-lock.json") > wanted;
+}
+
 export function setUp() {
-  if (!existsSync(`${root}/node_modules/.package-lock.json`)) {
-    console.log("set-up: installing the development dependencies");
+  if (!isInstalled(root)) {
+    console.log("set-up: installing the dependencies");
     // Not `npm ci`: it refuses a lock file without the optional packages of all other systems, and
     // not every registry has those. What is in the lock file is installed as it says.
     run("npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error");

@@ -74,6 +74,12 @@ pub fn run(job: Job) {
     }
 }
 
+/// Whether no job runs and none waits.
+pub fn is_idle() -> bool {
+    let agenda = agenda();
+    agenda.jobs.is_empty() && agenda.idle == agenda.threads
+}
+
 /// The life of a thread.
 fn work() {
     let mut agenda = agenda();

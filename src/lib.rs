@@ -30,9 +30,10 @@
 //!
 //! ```text
 //! node        options in, outcomes out                      (the only one that knows Node)
+//! sweep       all locks of a folder
 //! registry    this process's locks and queues     executor  threads for disk work
 //!                                                 wait      look again: on change, at an instant
-//! protocol    publish, look, take over, release
+//! protocol    publish, look, take over, release; protocol::inspection  what is this lock file?
 //! verdict     is the holder alive?                (the one place that decides)
 //! witness     what the kernel proves              process   who a pid is
 //! record      what the lock file says             sys       the system calls, one function each
@@ -50,6 +51,7 @@ pub mod process;
 pub mod protocol;
 pub mod record;
 pub mod registry;
+pub mod sweep;
 mod sys;
 pub mod verdict;
 pub mod wait;

@@ -17,9 +17,11 @@
 )]
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use napi::bindgen_prelude::{Env, Function, Result, Status};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
@@ -28,9 +30,12 @@ use napi_derive::napi;
 use crate::error::Error;
 use crate::process::{self, Process};
 use crate::protocol::Report;
+use crate::protocol::inspection::Inspection;
 use crate::record::Record;
-use crate::registry::{self, Environment, Grant, Handle, Loss, Request, Ticket};
+use crate::registry::{self, Environment, Grant, Handle, Held, Loss, Request, Ticket};
+use crate::sweep::{self, Measure};
 use crate::wait;
+use crate::witness::Witness;
 
 /// Calls the client's function from any thread. Weak: it keeps no process alive.
 type Tell = Arc<ThreadsafeFunction<Message, (), Message, Status, false, true>>;
@@ -264,6 +269,151 @@ impl Client {
     }
 }
 
+// --- Inspection ---------------------------------------------------------------------------------
+
+/// Lock files that are being looked at; what was found can be taken once the ticket has been told.
+#[napi]
+pub struct Inspections {
+    found: Arc<Mutex<VecDeque<Inspection>>>,
+}
+
+/// What was found out about a lock file.
+#[napi(object)]
+pub struct Inspected {
+    pub lock_path: String,
+    /// The record, as JSON.
+    pub holder: Option<String>,
+    pub process_may_live: bool,
+    pub age_ms: Option<f64>,
+    pub stale_reasons: Vec<String>,
+    pub witnessed: Option<String>,
+    pub verdict: String,
+    pub removed: bool,
+    pub cause: Option<Refusal>,
+}
+
+/// A lock that this process holds.
+#[napi(object)]
+pub struct HeldHere {
+    pub lock_path: String,
+    /// Milliseconds since the epoch.
+    pub acquired_at_ms: f64,
+    pub held_for_ms: f64,
+    pub max_hold_ms: f64,
+    pub acquisitions: u32,
+    pub waiters: u32,
+}
+
+#[napi]
+impl Client {
+    /// Looks at one lock, by the name of its session file or its own; both absolute.
+    #[napi(catch_unwind)]
+    pub fn inspect(
+        &self,
+        ticket: f64,
+        path: String,
+        stale_ms: f64,
+        now_ms: Option<f64>,
+    ) -> Inspections {
+        let measure = measure(stale_ms, now_ms);
+        self.find(ticket, |deliver| sweep::inspect(PathBuf::from(path), measure, deliver))
+    }
+
+    /// Looks at all locks of a folder, and removes the dead ones if that is asked for.
+    #[napi(catch_unwind)]
+    pub fn sweep(
+        &self,
+        ticket: f64,
+        folder: String,
+        stale_ms: f64,
+        now_ms: Option<f64>,
+        removes_dead: bool,
+        recursive: bool,
+    ) -> Inspections {
+        let options = sweep::Options {
+            folder: PathBuf::from(folder),
+            recursive,
+            removes_dead,
+            measure: measure(stale_ms, now_ms),
+        };
+        self.find(ticket, |deliver| sweep::start(options, deliver))
+    }
+
+    fn find(&self, ticket: f64, start: impl FnOnce(sweep::Deliver)) -> Inspections {
+        let found = Arc::new(Mutex::new(VecDeque::new()));
+        let (list, tell) = (Arc::clone(&found), Arc::clone(&self.tell));
+        start(Box::new(move |result| {
+            let outcome = result.map(|inspections| {
+                *list.lock().unwrap_or_else(PoisonError::into_inner) = inspections.into();
+            });
+            tell_outcome(&tell, ticket, released(outcome));
+        }));
+        Inspections { found }
+    }
+}
+
+#[napi]
+impl Inspections {
+    /// The next ones, at most so many: a long list is handed over in parts, because it takes the
+    /// JavaScript thread's time.
+    #[napi(catch_unwind)]
+    pub fn take(&self, count: u32) -> Vec<Inspected> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = found.len().min(count as usize);
+        found.drain(..count).map(Inspected::from).collect()
+    }
+}
+
+impl From<Inspection> for Inspected {
+    fn from(inspection: Inspection) -> Self {
+        let verdict = inspection.verdict.as_ref();
+        let reasons = verdict.into_iter().flat_map(|verdict| &verdict.reasons);
+        Self {
+            lock_path: text(&inspection.lock_path),
+            holder: inspection.record.as_ref().map(Record::encode),
+            process_may_live: verdict.is_none_or(|verdict| verdict.process_may_live),
+            age_ms: verdict.and_then(|verdict| verdict.age_ms).map(|age_ms| age_ms as f64),
+            stale_reasons: reasons.map(|reason| reason.as_str().to_owned()).collect(),
+            witnessed: verdict.and_then(|verdict| verdict.witness).map(witness_name),
+            verdict: inspection.standing().as_str().to_owned(),
+            removed: inspection.is_removed,
+            cause: inspection.cause.as_ref().map(refusal),
+        }
+    }
+}
+
+#[napi(catch_unwind)]
+pub fn held_locks() -> Vec<HeldHere> {
+    registry::held().into_iter().map(HeldHere::from).collect()
+}
+
+impl From<Held> for HeldHere {
+    fn from(held: Held) -> Self {
+        Self {
+            lock_path: text(&held.lock_path),
+            acquired_at_ms: held.acquired_at.as_millisecond() as f64,
+            held_for_ms: held.held_for.as_secs_f64() * 1_000.0,
+            max_hold_ms: held.limit.as_millis() as f64,
+            acquisitions: held.acquisitions as u32,
+            waiters: held.waiters as u32,
+        }
+    }
+}
+
+fn measure(stale_ms: f64, now_ms: Option<f64>) -> Measure {
+    Measure { stale_ms: whole_ms(stale_ms), now_ms: now_ms.map(|now_ms| now_ms as i64) }
+}
+
+fn witness_name(witness: Witness) -> String {
+    let name = match witness {
+        Witness::Flock => "flock",
+        Witness::OpenForWriting => "open-for-writing",
+    };
+    name.to_owned()
+}
+
+// --- Single questions ---------------------------------------------------------------------------
+
 /// Whether a granted lock is still there when its caller hears of it.
 #[napi(catch_unwind)]
 pub fn is_registered(handle: f64) -> bool {
@@ -302,6 +452,25 @@ pub fn process_start_time(pid: f64) -> Option<f64> {
 pub fn wake_ups() -> WakeUps {
     let wait::WakeUps { events, timers } = wait::wake_ups();
     WakeUps { events: events as f64, timers: timers as f64 }
+}
+
+/// For tests: the watchdog's look, so many milliseconds ahead of its time.
+#[napi(catch_unwind)]
+pub fn run_watchdog(ahead_ms: f64) {
+    let now = Instant::now().checked_add(Duration::from_millis(whole_ms(ahead_ms)));
+    now.into_iter().for_each(registry::run_watchdog);
+}
+
+/// For tests.
+#[napi(catch_unwind)]
+pub fn watchdog_releases() -> f64 {
+    registry::watchdog_releases() as f64
+}
+
+/// For tests.
+#[napi(catch_unwind)]
+pub fn is_idle() -> bool {
+    registry::is_idle()
 }
 
 fn tell_outcome(tell: &Tell, ticket: f64, outcome: Outcome) {
@@ -363,7 +532,8 @@ fn loss_name(loss: Loss) -> String {
     name.to_owned()
 }
 
-/// Paths come from JavaScript strings, so nothing is lost on the way back.
+/// Paths come from JavaScript strings, so nothing is lost on the way back. Only a sweep finds other
+/// names; of those that aren't UTF-8 it shows what can be shown.
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

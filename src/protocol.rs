@@ -37,8 +37,10 @@
 //! Nothing here sleeps, and no loop is unbounded: who loses too many rounds is told that the lock
 //! is contended and comes again.
 
+pub mod inspection;
 mod succession;
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -52,7 +54,7 @@ use crate::error::{Context, Error, FileKind, Result};
 use crate::process;
 use crate::record::{DeclaredWitness, Record};
 use crate::sys::{self, FileId, Lease, Status};
-use crate::verdict::{Patience, Sighting, Verdict};
+use crate::verdict::{self, Patience, Sighting, Verdict};
 use crate::witness::{self, Testimony, Witness};
 
 pub use succession::{Cleared, HandedOn};
@@ -95,8 +97,6 @@ impl Hash for LockPaths {
 pub struct Paths {
     lock: PathBuf,
     folder: PathBuf,
-    temporary: PathBuf,
-    guard: PathBuf,
 }
 
 impl std::ops::Deref for LockPaths {
@@ -128,21 +128,37 @@ impl LockPaths {
         let folder = folder.map_err(errno_of).during("realpath", session_file)?;
         let mut lock_name = name.to_owned();
         lock_name.push(".lock");
-        let beside = |suffix: &str| {
-            let mut name = lock_name.clone();
-            name.push(suffix);
-            folder.join(name)
-        };
-        Ok(Self(Arc::new(Paths {
-            lock: beside(""),
-            temporary: if lock_name.len() + TEMPORARY_SUFFIX.len() <= NAME_MAX {
-                beside(TEMPORARY_SUFFIX)
-            } else {
-                folder.join(short_temporary_name(lock_name.as_encoded_bytes()))
-            },
-            guard: beside(".reclaim"),
-            folder,
-        })))
+        Ok(Self::in_folder(folder, &lock_name))
+    }
+
+    /// The lock of this name in a folder that is named by its real path.
+    pub(crate) fn in_folder(folder: PathBuf, lock_name: &OsStr) -> Self {
+        Self(Arc::new(Paths { lock: folder.join(lock_name), folder }))
+    }
+
+    /// The one temporary of this session.
+    fn temporary(&self) -> PathBuf {
+        let name = self.lock_name();
+        if name.len() + TEMPORARY_SUFFIX.len() <= NAME_MAX {
+            self.beside(TEMPORARY_SUFFIX)
+        } else {
+            self.folder.join(short_temporary_name(name.as_encoded_bytes()))
+        }
+    }
+
+    /// The folder by which late releases of the older module guard their removals.
+    fn guard(&self) -> PathBuf {
+        self.beside(".reclaim")
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut path = self.lock.clone().into_os_string();
+        path.push(suffix);
+        path.into()
+    }
+
+    fn lock_name(&self) -> &OsStr {
+        self.lock.file_name().unwrap_or_default()
     }
 
     /// The folder it stands in.
@@ -268,14 +284,19 @@ impl Contended {
         }
     }
 
-    /// Says what was in the way, as a contender with this patience sees it.
-    pub fn report(&self, patience: Patience) -> Report {
+    /// What was seen of the file; `None` if it can't be read.
+    fn sighting(&self) -> Option<Sighting> {
         let seen_now = || {
             // A file without a sighting was flocked.
             let seen = sight(Path::new(""), self.file()?, false, false).ok()??;
             Some(Sighting { flocked: true, ..seen })
         };
-        let sighting = self.sighting.as_deref().cloned().or_else(seen_now);
+        self.sighting.as_deref().cloned().or_else(seen_now)
+    }
+
+    /// Says what was in the way, as a contender with this patience sees it.
+    pub fn report(&self, patience: Patience) -> Report {
+        let sighting = self.sighting();
         Report {
             verdict: sighting.as_ref().map(|sighting| sighting.judge(patience)),
             record: sighting.and_then(|sighting| sighting.record),
@@ -329,7 +350,7 @@ pub fn recheck(
     let Some(file) = &contended.file else {
         return Ok(Recheck::Gone);
     };
-    if is_ours && !is_guarded(paths) && file.is_heritable() {
+    if is_ours && file.is_heritable() {
         let inherited = succession::inherit(paths, claim, file.clone(), None)?;
         return Ok(inherited.map_or(Recheck::Gone, Recheck::Ended));
     }
@@ -338,10 +359,13 @@ pub fn recheck(
         return Ok(Recheck::Still(contended));
     }
     let is_dead = || is_dead(paths, claim, &file.file);
-    if is_ours && is_in_place && !is_guarded(paths) && is_dead()? {
-        if let Takeover::Done(held) = take_over(paths, claim, file)? {
-            return Ok(Recheck::Ended(Attempt::TakenOver(held)));
-        }
+    if is_ours
+        && is_in_place
+        && !is_guarded(paths)
+        && is_dead()?
+        && let Takeover::Done(held) = take_over(paths, claim, file)?
+    {
+        return Ok(Recheck::Ended(Attempt::TakenOver(held)));
     }
     if is_ours {
         // Others may share this open file, and our own flock would make it look alive, to ourselves
@@ -415,9 +439,11 @@ impl LockFile {
         Self { file: Arc::new(file), writer: None, id, promises_flock: false }
     }
 
-    /// Tries to open it once more, to write it by.
+    /// Tries to open it once more, to write it by, if it promises a flock.
     fn open_writer(&mut self) {
-        self.writer = sys::reopen_for_writing(&self.file).ok().map(Arc::new);
+        if self.promises_flock {
+            self.writer = sys::reopen_for_writing(&self.file).ok().map(Arc::new);
+        }
     }
 
     /// Opens it once more, writable if it promises a flock. (If it doesn't, that would make it look
@@ -479,7 +505,9 @@ impl HeldLock {
     /// to be looked back at: see [`HandedOn::clear`].
     pub fn hand_on(&self) -> Result<Option<HandedOn>> {
         match HandedOn::leave(self) {
-            Some(left) if self.is_at_its_path()? => self.unlock().map(|()| Some(left)),
+            Some(left) if matches!(self.is_at_its_path(), Ok(true)) => {
+                self.unlock().map(|()| Some(left))
+            }
             _ => self.release().map(|()| None),
         }
     }
@@ -493,25 +521,20 @@ impl HeldLock {
 /// Tries to take the lock, once, without waiting.
 pub fn attempt(paths: &LockPaths, claim: &Claim) -> Result<Attempt> {
     for _ in 0..ROUNDS {
-        match look(paths, claim)? {
+        match look(paths, claim, verdict::now_ms())? {
             Look::Alive(contended) => return Ok(Attempt::Contended(contended)),
             Look::Moved => {}
-            _ if is_guarded(paths) => break,
+            Look::Dead(dead, _) => {
+                if let Some(attempt) = replace(paths, claim, dead)? {
+                    return Ok(attempt);
+                }
+            }
+            Look::Vacant if is_guarded(paths) => break,
             Look::Vacant => {
                 if let Some(held) = publish(paths, claim)? {
                     return Ok(Attempt::Acquired(held));
                 }
             }
-            Look::Dead(dead) if dead.is_heritable() => {
-                if let Some(attempt) = succession::inherit(paths, claim, dead, None)? {
-                    return Ok(attempt);
-                }
-            }
-            Look::Dead(dead) => match take_over(paths, claim, &dead)? {
-                Takeover::Done(held) => return Ok(Attempt::TakenOver(held)),
-                Takeover::Occupied => break,
-                Takeover::Lost => {}
-            },
         }
     }
     Ok(Attempt::Contended(Contended::default()))
@@ -525,13 +548,13 @@ enum Look {
     /// A lock that has to be respected.
     Alive(Contended),
     /// A dead lock, whose flock is ours now where the file system has one.
-    Dead(LockFile),
+    Dead(LockFile, Box<Sighting>),
     /// It changed while we looked.
     Moved,
 }
 
-/// Looks at the lock file and judges it, keeping the flock of a dead one.
-fn look(paths: &LockPaths, claim: &Claim) -> Result<Look> {
+/// Looks at the lock file and judges it as of an instant, keeping the flock of a dead one.
+fn look(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
     let path = &paths.lock;
     let (mut file, status) = match open_regular(path) {
         Ok(Some(opened)) => opened,
@@ -558,7 +581,7 @@ fn look(paths: &LockPaths, claim: &Claim) -> Result<Look> {
         Err(cause) if is_not_ours_to_read(&cause) => return Ok(Look::Alive(cause.into())),
         Err(error) => return Err(error),
     };
-    let verdict = sighting.judge(claim.patience);
+    let verdict = sighting.judge_at(claim.patience, now_ms);
     if verdict.is_alive {
         // Its flock is nobody's: an older process may not even know of such a thing.
         sys::unlock(&file.file).or_else(without_flock).during("flock", path)?;
@@ -570,11 +593,8 @@ fn look(paths: &LockPaths, claim: &Claim) -> Result<Look> {
             ..Contended::default()
         }));
     }
-    if sighting.has_broken_its_promise() {
-        file.promises_flock = true;
-        file.open_writer();
-    }
-    Ok(Look::Dead(file))
+    file.promises_flock = sighting.has_broken_its_promise();
+    Ok(Look::Dead(file, Box::new(sighting)))
 }
 
 /// Tries to take the flock. NFS gives an exclusive one only on a file that is open for writing
@@ -712,7 +732,7 @@ fn names(path: &Path, file: &LockFile, token: Option<&str>) -> Result<bool> {
 /// Whether a late release of the older module is at work: it guards its removals with a folder.
 /// One that is left over from a crash is old, and ignored.
 fn is_guarded(paths: &LockPaths) -> bool {
-    sys::status_at(&paths.guard).is_ok_and(|guard| !is_abandoned(&guard))
+    sys::status_at(&paths.guard()).is_ok_and(|guard| !is_abandoned(&guard))
 }
 
 fn is_abandoned(status: &Status) -> bool {
@@ -747,8 +767,8 @@ fn publish_from_temporary(paths: &LockPaths, claim: &Claim) -> Result<Option<Hel
     let Some(held) = create_temporary(paths, claim, None)? else {
         return Ok(None);
     };
-    let linked = sys::link(&paths.temporary, &paths.lock);
-    discard(&paths.temporary, &held.file);
+    let linked = sys::link(&paths.temporary(), &paths.lock);
+    discard(&paths.temporary(), &held.file);
     match linked {
         Ok(()) => Ok(held.is_at_its_path()?.then_some(held)),
         Err(Errno::EXIST | Errno::NOENT) => Ok(None),
@@ -837,6 +857,22 @@ fn token() -> rustix::io::Result<String> {
 
 // --- Takeover ---------------------------------------------------------------------------------
 
+/// Makes a dead lock ours, in the way of its kind. `None`: the path went to another file.
+fn replace(paths: &LockPaths, claim: &Claim, mut dead: LockFile) -> Result<Option<Attempt>> {
+    dead.open_writer();
+    if dead.is_heritable() {
+        return succession::inherit(paths, claim, dead, None);
+    }
+    if is_guarded(paths) {
+        return Ok(Some(Attempt::Contended(Contended::default())));
+    }
+    Ok(match take_over(paths, claim, &dead)? {
+        Takeover::Done(held) => Some(Attempt::TakenOver(held)),
+        Takeover::Occupied => Some(Attempt::Contended(Contended::default())),
+        Takeover::Lost => None,
+    })
+}
+
 enum Takeover {
     Done(HeldLock),
     /// Another contender is about it.
@@ -858,7 +894,7 @@ fn take_over(paths: &LockPaths, claim: &Claim, dead: &LockFile) -> Result<Takeov
         Err(error) => Err(error),
     };
     if !matches!(replaced, Ok(true)) {
-        discard(&paths.temporary, &held.file);
+        discard(&paths.temporary(), &held.file);
         replaced?;
         return Ok(Takeover::Lost);
     }
@@ -875,7 +911,7 @@ fn take_over(paths: &LockPaths, claim: &Claim, dead: &LockFile) -> Result<Takeov
 
 /// Moves the temporary over the lock file. `false` if the temporary is gone.
 fn rename(paths: &LockPaths) -> Result<bool> {
-    match sys::rename(&paths.temporary, &paths.lock) {
+    match sys::rename(&paths.temporary(), &paths.lock) {
         Ok(()) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(errno).during("rename", &paths.lock),
@@ -884,22 +920,22 @@ fn rename(paths: &LockPaths) -> Result<bool> {
 
 /// Swaps the temporary with the lock file, and back again if what came out isn't `dead`.
 fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
-    match sys::exchange(&paths.temporary, &paths.lock) {
+    match sys::exchange(&paths.temporary(), &paths.lock) {
         Ok(()) => {}
         Err(Errno::NOENT) => return Ok(false), // an older process has removed the dead lock
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => return rename(paths),
         Err(errno) => return Err(errno).during("rename", &paths.lock),
     }
     // Can't tell is treated as another file: it goes back to where it was.
-    if names(&paths.temporary, dead, None).unwrap_or(false) {
-        let _ = sys::unlink(&paths.temporary); // else the next takeover sweeps it
+    if names(&paths.temporary(), dead, None).unwrap_or(false) {
+        let _ = sys::unlink(&paths.temporary()); // else the next takeover sweeps it
         return Ok(true);
     }
     // An older process's new lock: back to its place. If ours was removed from the path meanwhile
     // there is nothing to swap with, and the path is vacant or somebody else's.
-    match sys::exchange(&paths.temporary, &paths.lock) {
-        Err(Errno::NOENT) => match sys::link(&paths.temporary, &paths.lock) {
-            Ok(()) => sys::unlink(&paths.temporary),
+    match sys::exchange(&paths.temporary(), &paths.lock) {
+        Err(Errno::NOENT) => match sys::link(&paths.temporary(), &paths.lock) {
+            Ok(()) => sys::unlink(&paths.temporary()),
             Err(Errno::EXIST | Errno::NOENT) => Ok(()),
             other => other,
         },
@@ -916,11 +952,11 @@ fn create_temporary(
     claim: &Claim,
     dead: Option<FileId>,
 ) -> Result<Option<HeldLock>> {
-    let path = &paths.temporary;
+    let path = &paths.temporary();
     for _ in 0..ROUNDS {
         let file = match sys::create_new(path) {
             Ok(file) => file,
-            Err(Errno::EXIST) if sweep_temporary(paths, dead)? => continue,
+            Err(Errno::EXIST) if sweep_temporary(path, dead)? => continue,
             Err(Errno::EXIST) => return Ok(None),
             Err(errno) => return Err(errno).during("open", path),
         };
@@ -934,8 +970,7 @@ fn create_temporary(
 }
 
 /// Removes a temporary that a crash left behind. `false` if it may be in use.
-fn sweep_temporary(paths: &LockPaths, dead: Option<FileId>) -> Result<bool> {
-    let path = &paths.temporary;
+fn sweep_temporary(path: &Path, dead: Option<FileId>) -> Result<bool> {
     let Some((file, status)) = open_regular(path)? else {
         return Ok(true);
     };
@@ -970,7 +1005,7 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 #[expect(clippy::needless_pass_by_value)] // shaped for `map_err`
-fn errno_of(error: std::io::Error) -> Errno {
+pub(crate) fn errno_of(error: std::io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
@@ -1034,6 +1069,6 @@ mod tests {
         let ours = create_temporary(&paths, &CLAIM, None).unwrap().unwrap();
         assert!(!exchange(&paths, &dead).unwrap());
         assert_eq!(std::fs::read_to_string(&paths.lock).unwrap(), "alive");
-        assert!(names(&paths.temporary, &ours.file, None).unwrap());
+        assert!(names(&paths.temporary(), &ours.file, None).unwrap());
     }
 }

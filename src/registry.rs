@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -138,6 +139,8 @@ struct Hold {
     /// The acquisitions that share it.
     handles: HashSet<Handle>,
     since: Instant,
+    /// The same on the wall clock, for people.
+    acquired_at: Timestamp,
     /// Since when this process has had the lock again and again, ahead of those in line.
     series: Instant,
     /// How long it may be held; the watchdog's business.
@@ -173,6 +176,9 @@ struct Registry {
     lost: HashMap<Handle, Loss>,
     /// When the watchdog looks next.
     watchdog: Option<(Instant, Timer)>,
+    /// How many locks the watchdog has released, and how many of them may still be on the disk.
+    watchdog_releases: usize,
+    watchdog_underway: usize,
 }
 
 static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
@@ -356,10 +362,58 @@ pub fn end(environment: Environment) {
     });
     queues.into_iter().for_each(abandon);
     release_all(environment);
-    // Perhaps the last one.
+    // It may have been the last one, and nobody look back after it.
     let left = with_registry(|registry| std::mem::take(&mut registry.left));
-    for Left { file, .. } in left.into_values() {
-        file.clear();
+    for (paths, left) in left {
+        if left.file.clear() == Cleared::NotYet {
+            leave(&paths, left);
+        }
+    }
+}
+
+// --- What others ask ----------------------------------------------------------------------------
+
+/// A lock that this process holds, for those who want to see.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The lock file.
+    pub lock_path: PathBuf,
+    /// When it was granted, on the wall clock.
+    pub acquired_at: Timestamp,
+    /// How long ago that was, on the monotonic clock.
+    pub held_for: Duration,
+    /// How long it may be held.
+    pub limit: Duration,
+    /// How many acquisitions share it.
+    pub acquisitions: usize,
+    /// How many acquires of this process wait for it.
+    pub waiters: usize,
+}
+
+/// What this process holds, by the path of the lock file. Asks nobody: a loss that nobody has
+/// noticed isn't known here either.
+pub fn held() -> Vec<Held> {
+    let mut held: Vec<_> = with_registry(|registry| {
+        let holds = registry
+            .holds
+            .iter()
+            .flat_map(|(paths, holds)| holds.iter().map(move |hold| (paths, hold)));
+        let waiters = |paths| registry.queues.get(paths).map_or(0, |queue| queue.waiters.len());
+        holds.map(|(paths, hold)| hold.describe(waiters(paths))).collect()
+    });
+    held.sort_by(|one, other| one.lock_path.as_os_str().cmp(other.lock_path.as_os_str()));
+    held
+}
+
+/// Whether this process holds that lock, as far as it knows.
+pub fn is_held_here(paths: &LockPaths) -> bool {
+    with_registry(|registry| !registry.holds_of(paths).is_empty())
+}
+
+/// A lock file has gone: who waits for it in this process has a look at once.
+pub fn look_again(paths: &LockPaths) {
+    if with_registry(|registry| registry.queues.contains_key(paths)) {
+        serve_elsewhere(paths.clone());
     }
 }
 
@@ -477,7 +531,7 @@ fn put_down(hold: Hold) -> Result<()> {
 fn put_down_and_tell(hold: Hold) -> Result<()> {
     let paths = hold.lock.paths().clone();
     let result = put_down(hold);
-    serve_if_wanted(paths);
+    look_again(&paths);
     result
 }
 
@@ -486,14 +540,8 @@ fn remove_and_tell(hold: Hold) -> Result<()> {
     let paths = hold.lock.paths().clone();
     drop(hold.loss_watch); // as above
     let result = hold.lock.release();
-    serve_if_wanted(paths);
+    look_again(&paths);
     result
-}
-
-fn serve_if_wanted(paths: LockPaths) {
-    if with_registry(|registry| registry.queues.contains_key(&paths)) {
-        serve_elsewhere(paths);
-    }
 }
 
 /// Remembers a lock file that was left to those in line, and sees to it that it is looked back at.
@@ -651,10 +699,10 @@ fn meet_again(paths: &LockPaths, now: Instant, claim: &Claim, obstacle: Obstacle
     let Obstacle { contended, change, exit, place, quiet_looks, .. } = obstacle;
     match protocol::recheck(paths, claim, contended, line) {
         Ok(Recheck::Still(contended)) => {
-            // By now it is worth knowing whether others read the file.
+            // By now it is worth knowing whether others read the file, or take it away.
             let change = change.or_else(|| {
                 place.as_ref()?;
-                wait::for_reads(contended.file()?)
+                wait::on_removal(contended.file()?, when_stirred(paths, true))
             });
             let quiet_looks = quiet_looks.saturating_add(1);
             let has_ended = false;
@@ -700,6 +748,20 @@ fn conclude(
     Next::Again
 }
 
+/// To be called when something has happened to what is in the way.
+fn when_stirred(paths: &LockPaths, is_local: bool) -> impl Fn() + Send + Sync + 'static {
+    let paths = paths.clone();
+    move || {
+        with_registry(|registry| {
+            if let Some(queue) = registry.queues.get_mut(&paths) {
+                queue.is_stirred = true;
+            }
+        });
+        // A look at a local file is quick enough to be had right here.
+        if is_local { serve(&paths) } else { serve_elsewhere(paths.clone()) }
+    }
+}
+
 /// Has us told when what is in the way changes.
 fn watch_obstacle(paths: &LockPaths, mut contended: Contended) -> Obstacle {
     let Some(file) = contended.file().map(Arc::clone) else {
@@ -707,18 +769,7 @@ fn watch_obstacle(paths: &LockPaths, mut contended: Contended) -> Obstacle {
     };
     let is_local = with_registry(|registry| registry.is_known_local(Some(paths.folder())))
         || witness::is_local(&file);
-    let look = || {
-        let paths = paths.clone();
-        move || {
-            with_registry(|registry| {
-                if let Some(queue) = registry.queues.get_mut(&paths) {
-                    queue.is_stirred = true;
-                }
-            });
-            // A look at a local file is quick enough to be had right here.
-            if is_local { serve(&paths) } else { serve_elsewhere(paths.clone()) }
-        }
-    };
+    let look = || when_stirred(paths, is_local);
     let is_flocked = contended.witness() == Some(Witness::Flock);
     // Elsewhere another machine may release it, and nobody would tell.
     let has_line = is_local && is_flocked && wait::has_lines();
@@ -746,10 +797,10 @@ fn stand_in_line(
 ) -> Option<wait::Place> {
     let waited_for = Arc::new(waited_for);
     let in_line = Arc::clone(&waited_for);
-    let lock = paths.clone();
+    let owned_paths = paths.clone();
     let place = wait::in_line(file, move |arrival| match arrival {
         Arrival::InTime => look(),
-        Arrival::TooLate => in_line.decline(&lock),
+        Arrival::TooLate => in_line.decline(&owned_paths),
     });
     if place.is_none() {
         waited_for.leave();
@@ -904,13 +955,19 @@ fn report_loss(lock: &Arc<HeldLock>, loss: Loss) {
 
 /// Releases what was held for too long, whatever the event loop does meanwhile.
 fn bark() {
-    let now = Instant::now();
+    run_watchdog(Instant::now());
+}
+
+/// What the watchdog does at `now`. It comes by itself; only tests have it run ahead of its time.
+pub fn run_watchdog(now: Instant) {
     let exceeded = with_registry(|registry| {
         registry.watchdog = None;
         let exceeded = registry.take_everywhere(|hold| hold.ends().is_some_and(|ends| ends <= now));
         for handle in exceeded.iter().flat_map(|hold| &hold.handles) {
             registry.lost.insert(*handle, Loss::HoldExceeded);
         }
+        registry.watchdog_releases += exceeded.len();
+        registry.watchdog_underway += exceeded.len();
         let next = registry.holds.values().flatten().filter_map(Hold::ends).min();
         registry.plan_watchdog(next);
         exceeded
@@ -922,12 +979,23 @@ fn bark() {
             let (held_for, max) = ((now - hold.since).as_millis(), hold.limit.as_millis());
             let path = hold.lock.paths().lock().to_owned();
             let _ = put_down_and_tell(hold);
+            with_registry(|registry| registry.watchdog_underway -= 1);
             eprintln!(
                 "[session-write-lock] releasing lock held for {held_for}ms (max={max}ms): {}",
                 path.display()
             );
         }));
     }
+}
+
+/// How many locks the watchdog has released so far, those that may still be on the disk included.
+pub fn watchdog_releases() -> usize {
+    with_registry(|registry| registry.watchdog_releases)
+}
+
+/// Whether no disk work of this process is under way: no release, no look at a lock.
+pub fn is_idle() -> bool {
+    with_registry(|registry| registry.watchdog_underway == 0) && executor::is_idle()
 }
 
 // --- Bookkeeping --------------------------------------------------------------------------------
@@ -986,7 +1054,7 @@ impl Obstacle {
     fn recheck_after(&self, blind_looks: u32) -> Duration {
         /// Events can be lost: a queue of them can overflow, and a contender can die at a bad
         /// moment.
-        const SAFETY_NET: Duration = Duration::from_secs(2);
+        const SAFETY_NET: Duration = Duration::from_secs(10);
         /// Where nobody tells, looking about 30 times a second is a compromise.
         const LONGEST_BLIND: Duration = Duration::from_millis(32);
 
@@ -999,8 +1067,8 @@ impl Obstacle {
             Duration::from_millis(1 << blind_looks.min(5)).min(LONGEST_BLIND)
         } else if self.contended.witness() == Some(Witness::OpenForWriting) {
             // The kernel tells that a writer closes the file a moment before it stops counting it
-            // as one: after 4, 32 and 256 ms it surely has.
-            Duration::from_millis(4 << (3 * self.quiet_looks.min(Self::QUIET))).min(SAFETY_NET)
+            // as one: after 4, 32 and 256 ms it surely has, and after that every 2 s.
+            Duration::from_millis(4 << (3 * self.quiet_looks.min(Self::QUIET)))
         } else {
             SAFETY_NET
         };
@@ -1046,10 +1114,12 @@ impl Registry {
         {
             obstacle.quiet_looks = 0;
         }
-        let Some(request) = queue.waiters.front().map(|first| first.request.clone()) else {
+        let Some(first) = queue.waiters.front() else {
             return Err(self.queues.remove(paths).map(Box::new));
         };
-        let claim = self.claim(paths, &request);
+        let (max_hold_ms, patience) = (first.request.max_hold_ms, first.request.patience());
+        let is_held_here = self.holds.contains_key(paths);
+        let claim = Claim { max_hold_ms, patience, is_held_here };
         let line = obstacle.as_ref().map_or(Line::None, Obstacle::line);
         let left = self.left.get(paths).filter(|left| match line {
             Line::None => true,
@@ -1120,6 +1190,7 @@ impl Registry {
             lock,
             handles: HashSet::from([handle]),
             since: Instant::now(),
+            acquired_at: Timestamp::now(),
             series,
             limit: Duration::from_millis(request.max_hold_ms),
             tell_loss: Vec::new(),
@@ -1199,6 +1270,17 @@ impl Registry {
 }
 
 impl Hold {
+    fn describe(&self, waiters: usize) -> Held {
+        Held {
+            lock_path: self.lock.paths().lock().to_owned(),
+            acquired_at: self.acquired_at,
+            held_for: self.since.elapsed(),
+            limit: self.limit,
+            acquisitions: self.handles.len(),
+            waiters,
+        }
+    }
+
     fn tell(&self, loss: Loss) {
         for tell in &self.tell_loss {
             tell(loss);

@@ -109,14 +109,23 @@ pub fn truncate(file: &File, length: u64) -> Result<()> {
 
 /// The start of the file: one byte more than a record may have.
 pub fn read(file: &File) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; record::MAX_BYTES + 1];
+    /// Ample for a record of ours.
+    const USUAL: usize = 1024;
+
+    let mut bytes = vec![0; USUAL];
     let mut length = 0;
-    while length < bytes.len() {
+    loop {
         match rustix::io::pread(file, &mut bytes[length..], length as u64) {
             Ok(0) => break,
             Ok(count) => length += count,
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
+        }
+        if length == bytes.len() {
+            if length > record::MAX_BYTES {
+                break;
+            }
+            bytes.resize(record::MAX_BYTES + 1, 0);
         }
     }
     bytes.truncate(length);

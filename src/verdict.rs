@@ -61,6 +61,10 @@ pub struct Sighting {
 pub struct Verdict {
     /// Whether the lock has to be respected.
     pub is_alive: bool,
+    /// Whether a witness or the record's very process proves the holder.
+    pub is_proved: bool,
+    /// Whether the process that wrote the record may live, though it may hold nothing.
+    pub process_may_live: bool,
     /// What proved it.
     pub witness: Option<Witness>,
     /// What speaks against the holder; a live one can be too old.
@@ -71,12 +75,45 @@ pub struct Verdict {
     pub matures_in_ms: Option<u64>,
 }
 
+/// A [`Verdict`] in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The holder is proved to live.
+    Held,
+    /// A contender takes it over.
+    Dead,
+    /// Can't know: counts as alive.
+    Unknown,
+}
+
+impl Standing {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Dead => "dead",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Verdict {
+    /// What it comes to.
+    pub fn standing(&self) -> Standing {
+        match (self.is_alive, self.is_proved) {
+            (false, _) => Standing::Dead,
+            (true, true) => Standing::Held,
+            (true, false) => Standing::Unknown,
+        }
+    }
+}
+
 /// What speaks against a holder, in the words of the older lock module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The record names no process.
     MissingPid,
-    /// No such process exists.
+    /// No such process exists; or it may, but has lost the flock that it promised.
     DeadPid,
     /// The number belongs to another process by now.
     RecycledPid,
@@ -146,7 +183,11 @@ impl Sighting {
 
     /// Judges what was seen.
     pub fn judge(&self, patience: Patience) -> Verdict {
-        let now_ms = Timestamp::now().as_millisecond();
+        self.judge_at(patience, now_ms())
+    }
+
+    /// The same for an instant, in milliseconds since the epoch: ages are reckoned from there.
+    pub fn judge_at(&self, patience: Patience, now_ms: i64) -> Verdict {
         let age_ms = self.created_at_ms().map(|then| elapsed(then, now_ms));
         let file_age_ms = elapsed(self.modified_ms, now_ms);
         let known_age_ms = age_ms.unwrap_or(file_age_ms);
@@ -157,10 +198,11 @@ impl Sighting {
             None => self.evidence(&process::own(), Process::find),
         };
         let no_writer = self.testimony == Testimony::NoWriter;
+        let broke_its_promise = self.has_broken_its_promise();
         // How long it is alive: for good, not at all, or until some age.
         let life = match evidence {
             _ if witness.is_some() => Life::Proved,
-            _ if self.has_broken_its_promise() => Life::Over,
+            _ if broke_its_promise => Life::Over,
             Evidence::Gone(_) => Life::Over,
             // Its release closed the file and then could not remove it.
             Evidence::Same if no_writer => Life::until(known_age_ms, patience.stale_ms),
@@ -173,7 +215,9 @@ impl Sighting {
         let max_hold_ms = self.record.as_ref().and_then(|record| record.max_hold_ms);
         let against_the_process = match evidence {
             Evidence::Gone(reason) => Some(reason),
-            _ => (!has_pid).then_some(Reason::MissingPid),
+            _ if !has_pid => Some(Reason::MissingPid),
+            Evidence::Maybe if broke_its_promise => Some(Reason::DeadPid),
+            _ => None,
         };
         let reasons = [
             against_the_process,
@@ -181,8 +225,15 @@ impl Sighting {
             (known_age_ms > patience.stale_ms).then_some(Reason::TooOld),
             max_hold_ms.is_some_and(|max| known_age_ms > max).then_some(Reason::HoldExceeded),
         ];
+        let is_alive = life != Life::Over;
         Verdict {
-            is_alive: life != Life::Over,
+            is_alive,
+            is_proved: evidence == Evidence::Same,
+            process_may_live: match against_the_process {
+                None => true,
+                Some(Reason::MissingPid) => is_alive,
+                Some(_) => false,
+            },
             witness,
             reasons: reasons.into_iter().flatten().collect(),
             age_ms,
@@ -258,6 +309,11 @@ fn compare(record: &Record, process: &Process) -> Evidence {
             _ => Evidence::Maybe,
         },
     }
+}
+
+/// The wall clock, in milliseconds since the epoch.
+pub fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
 }
 
 /// Both known, and not the same.
@@ -430,6 +486,43 @@ mod tests {
         let verdict = torn(61_000, Testimony::None).judge(PATIENCE);
         assert!(!verdict.is_alive);
         assert_eq!(verdict.reasons, [Reason::MissingPid, Reason::InvalidCreatedAt, Reason::TooOld]);
+    }
+
+    #[test]
+    fn a_verdict_in_a_word() {
+        let record = |pid, witness| Record {
+            created_at: Some(Timestamp::now().to_string()),
+            witness,
+            ..by(pid)
+        };
+        let elsewhere = Record { pid_namespace: Some(2), ..record(THEM, None) };
+        let broken = Record { witness: Some(DeclaredWitness::Flock), ..elsewhere.clone() };
+        let word = |sighting: Sighting| {
+            let verdict = sighting.judge(PATIENCE);
+            (verdict.standing(), verdict.process_may_live, verdict.reasons)
+        };
+        let flocked = Sighting { flocked: true, ..seen(record(THEM, None)) };
+        assert_eq!(word(flocked), (Standing::Held, true, vec![]));
+        let own = Sighting { is_held_here: true, ..seen(record(process::own().pid, None)) };
+        assert_eq!(word(own), (Standing::Held, true, vec![]));
+        let doubtful = Sighting { modified_ms: i64::MAX, ..seen(elsewhere) };
+        assert_eq!(word(doubtful), (Standing::Unknown, true, vec![]));
+        let promised = Sighting { has_flock: true, ..seen(broken) };
+        assert_eq!(word(promised), (Standing::Dead, false, vec![Reason::DeadPid]));
+    }
+
+    #[test]
+    fn ages_are_reckoned_from_the_instant_that_is_given() {
+        let sighting = seen(Record {
+            created_at: Some("2026-01-01T00:00:00Z".into()),
+            max_hold_ms: Some(1_000),
+            ..by(THEM)
+        });
+        let then_ms = sighting.created_at_ms().unwrap();
+        let at = |ms| sighting.judge_at(PATIENCE, then_ms + ms);
+        assert_eq!(at(1_000).age_ms, Some(1_000));
+        assert!(!at(1_000).reasons.contains(&Reason::HoldExceeded));
+        assert!(at(1_001).reasons.contains(&Reason::HoldExceeded));
     }
 
     #[test]

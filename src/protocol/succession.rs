@@ -22,7 +22,10 @@
 //! has handed on looks back after a while ([`HandedOn::clear`]), and removes what nobody has taken.
 //! If it dies before that, the file is a dead process's.
 
-use super::{Attempt, Claim, Contended, HeldLock, LockFile, LockPaths, compose, names};
+use super::{
+    Attempt, Claim, Contended, HeldLock, LockFile, LockPaths, compose, discard, is_guarded, names,
+    sweep_temporary,
+};
 use crate::error::{Context, Result};
 use crate::record::{self, DeclaredWitness, Record};
 use crate::sys;
@@ -50,18 +53,24 @@ pub fn inherit(
     // Who has it is in line no more, and hasn't handed it on. (Without marks none need taking away.)
     let _ = sys::take_marks_away(&file.file);
     let before = sys::read(&writer).during("read", path)?;
-    let previous = Record::decode(&before).and_then(|record| record.token);
+    // Finding one's own token there spares reading the record: that costs more than all the rest.
+    let is_own = own.is_some_and(|token| contains(&before, token));
+    let previous =
+        if is_own { None } else { Record::decode(&before).and_then(|record| record.token) };
     let previous_lives =
-        || previous.as_deref().is_some_and(|token| own == Some(token) || is_marked(&file, token));
+        || is_own || previous.as_deref().is_some_and(|token| is_marked(&file, token));
     let was_handed_on = previous_lives();
-    // If not, its holder may have died in the middle of an exchange that had brought out a live lock.
-    if !was_handed_on && !super::sweep_temporary(paths, Some(file.id))? {
+    // If not, an older process may be about to remove it, or its holder may have died in the middle of
+    // an exchange that had brought out a live lock.
+    let is_free = || Ok(!is_guarded(paths) && sweep_temporary(&paths.temporary(), Some(file.id))?);
+    if !was_handed_on && !is_free()? {
+        let _ = sys::unlock(&file.file); // closing it would do as well
         return Ok(Some(Attempt::Contended(Contended::default())));
     }
     let composed = compose(claim, Some(DeclaredWitness::Flock)).during("getrandom", path)?;
     if let Err(errno) = write_over(&writer, composed.text.as_bytes(), before.len()) {
         // Half written; no other has the flock. Better no lock than one that says nothing.
-        super::discard(path, &file);
+        discard(path, &file);
         let _ = sys::unlock(&file.file); // closing it would do as well
         return Err(errno).during("write", path);
     }
@@ -76,13 +85,14 @@ pub fn inherit(
 }
 
 /// Gives up a flock that came to one who doesn't want it any more: to those behind, if there are any;
-/// otherwise the file is removed, as by a release.
-pub fn decline(paths: &LockPaths, file: &LockFile) {
-    let is_last = || !sys::is_marked(&file.file, LINE).unwrap_or(true);
-    if file.promises_flock && is_last() {
-        super::discard(&paths.lock, file);
+/// otherwise the file is removed, as by a release. Says whether there were none.
+pub fn decline(paths: &LockPaths, file: &LockFile) -> bool {
+    let is_last = !sys::is_marked(&file.file, LINE).unwrap_or(true);
+    if file.promises_flock && is_last {
+        discard(&paths.lock, file);
     }
     let _ = sys::unlock(&file.file); // closing it would do as well
+    is_last
 }
 
 /// Puts a record in the place of another one of `length` bytes.
@@ -99,6 +109,12 @@ fn write_over(writer: &File, text: &[u8], length: usize) -> rustix::io::Result<(
         sys::truncate(writer, text.len() as u64)?;
     }
     sys::write_at(writer, &text[..1], 0)
+}
+
+/// Whether a lock file that nobody has the flock of is on its way to those in line.
+pub fn is_on_its_way(file: &LockFile, record: Option<&Record>) -> bool {
+    let token = record.and_then(|record| record.token.as_deref());
+    token.is_some_and(|token| is_marked(file, token))
 }
 
 /// Says that the holder whose record has this token has handed on.
@@ -137,13 +153,11 @@ pub enum Cleared {
 }
 
 impl HandedOn {
-    /// Marks a lock as handed on. `None` if it can't be: nobody is in line, or its file isn't whole.
+    /// Marks a lock as handed on. `None` if it can't be, or nobody is in line.
     pub(super) fn leave(held: &HeldLock) -> Option<Self> {
         let HeldLock { paths, file, token } = held;
-        // What somebody has written over would tell those in line nothing.
         let is_left = file.promises_flock
             && sys::is_marked(&file.file, LINE).unwrap_or(false)
-            && says(file, token)
             && mark(&file.file, token);
         is_left.then(|| Self { paths: paths.clone(), file: file.clone(), token: token.clone() })
     }
@@ -152,10 +166,6 @@ impl HandedOn {
     pub fn take_back(&self, claim: &Claim) -> Result<Option<Attempt>> {
         let Self { paths, file, token } = self;
         match sys::flock(&file.file) {
-            Ok(()) if super::is_guarded(paths) => {
-                sys::unlock(&file.file).during("flock", &paths.lock)?;
-                Ok(None)
-            }
             Ok(()) => inherit(paths, claim, file.clone(), Some(token)),
             Err(Errno::WOULDBLOCK) => self.stand_behind(),
             Err(errno) => Err(errno).during("flock", &paths.lock),
@@ -172,23 +182,19 @@ impl HandedOn {
     /// Looks back: what nobody has taken is removed.
     pub fn clear(&self) -> Cleared {
         let Self { paths, file, token } = self;
-        let is_ours = || names(&paths.lock, file, None).unwrap_or(false) && says(file, token);
         match sys::flock(&file.file) {
-            Ok(()) => {
-                if is_ours() {
-                    let _ = sys::unlink(&paths.lock); // else the next contender finds it dead
-                }
-                let _ = sys::unlock(&file.file); // closing it would do as well
-                Cleared::Yes
-            }
-            Err(_) if is_ours() => Cleared::NotYet,
-            Err(_) => Cleared::Yes,
+            Ok(()) if decline(paths, file) => Cleared::Yes,
+            Err(_) if !says(file, token) => Cleared::Yes,
+            _ => Cleared::NotYet,
         }
     }
 }
 
 /// Whether a record with this token is in the file.
 fn says(file: &LockFile, token: &str) -> bool {
-    let text = sys::read(&file.file).unwrap_or_default();
+    sys::read(&file.file).is_ok_and(|text| contains(&text, token))
+}
+
+fn contains(text: &[u8], token: &str) -> bool {
     text.windows(token.len()).any(|window| window == token.as_bytes())
 }

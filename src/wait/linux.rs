@@ -67,9 +67,10 @@ impl Events {
     }
 
     /// Sleeps until something happens, at most for `limit`; `tokens` are the processes that have
-    /// ended. What has happened to files is to be read with `read_changes`.
-    pub fn wait(&self, limit: Duration, tokens: &mut Vec<Token>) {
+    /// ended. Says whether something has happened to files, which is to be read with `read_changes`.
+    pub fn wait(&self, limit: Duration, tokens: &mut Vec<Token>) -> bool {
         tokens.clear();
+        let mut has_changes = false;
         // Rounded up: waking too early would mean waking twice.
         let limit = Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
@@ -77,15 +78,16 @@ impl Events {
         };
         let mut buffer = [MaybeUninit::<epoll::Event>::uninit(); 16];
         let Ok((events, _)) = epoll::wait(&self.epoll, &mut buffer[..], Some(&limit)) else {
-            return; // interrupted; the caller comes back
+            return false; // interrupted; the caller comes back
         };
         for event in events {
             match event.data.u64() {
                 WAKE => drop(rustix::io::read(&self.wake, &mut [0; 8])),
-                INOTIFY => {}
+                INOTIFY => has_changes = true,
                 pidfd => tokens.extend(i32::try_from(pidfd).map(Token::Process)),
             }
         }
+        has_changes
     }
 
     pub fn watch_file(&self, file: &File) -> Result<Token> {
@@ -93,8 +95,9 @@ impl Events {
         self.watch(file, links | WatchFlags::CLOSE_WRITE | WatchFlags::OPEN)
     }
 
-    pub fn watch_reads(&self, file: &File) -> Result<Token> {
-        self.watch(file, WatchFlags::OPEN)
+    /// Without its writers' comings and goings.
+    pub fn watch_name(&self, file: &File) -> Result<Token> {
+        self.watch(file, WatchFlags::ATTRIB | WatchFlags::MOVE_SELF | WatchFlags::OPEN)
     }
 
     fn watch(&self, file: &File, mask: WatchFlags) -> Result<Token> {

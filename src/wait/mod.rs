@@ -120,14 +120,7 @@ pub fn at(instant: Instant, callback: impl Fn() + Send + Sync + 'static) -> Resu
 /// Calls back whenever the file is unlinked or replaced, or somebody who had it open for writing
 /// closes it or dies. `None` where such things can't be watched.
 pub fn on_change(file: &File, callback: impl Fn() + Send + Sync + 'static) -> Option<Watch> {
-    if is_timers_only() {
-        return None;
-    }
-    let mut agenda = agenda();
-    let events = agenda.events().ok()?;
-    // Under the lock: the event may come before this returns, and has to find the entry.
-    let token = events.watch_file(file).ok()?;
-    Some(agenda.subscribe(token, Arc::new(callback)))
+    watch(file, Events::watch_file, Arc::new(callback))
 }
 
 /// Whether one can stand in line for a flock here.
@@ -150,15 +143,25 @@ pub fn in_line(
     })
 }
 
-/// Keeps an eye on who reads the file, and calls nobody. `None` where that can't be watched.
-pub fn for_reads(file: &File) -> Option<Watch> {
+/// Calls back when the file is unlinked or moved away, and keeps an eye on who opens it. `None` where
+/// that can't be watched.
+pub fn on_removal(file: &File, callback: impl Fn() + Send + Sync + 'static) -> Option<Watch> {
+    watch(file, Events::watch_name, Arc::new(callback))
+}
+
+fn watch(
+    file: &File,
+    how: impl FnOnce(&Events, &File) -> Result<Token>,
+    callback: Callback,
+) -> Option<Watch> {
     if is_timers_only() {
         return None;
     }
     let mut agenda = agenda();
     let events = agenda.events().ok()?;
-    let token = events.watch_reads(file).ok()?;
-    Some(agenda.subscribe(token, Arc::new(|| {})))
+    // Under the lock: the event may come before this returns, and has to find the entry.
+    let token = how(&events, file).ok()?;
+    Some(agenda.subscribe(token, callback))
 }
 
 /// Calls back when the process has ended.
@@ -267,7 +270,9 @@ impl Agenda {
     fn unwatch(&mut self) {
         let unwatched = std::mem::take(&mut self.unwatched);
         if let Some(events) = &self.events {
-            unwatched.into_iter().for_each(|token| events.unwatch(token));
+            for token in unwatched {
+                events.unwatch(token);
+            }
         }
     }
 
@@ -330,12 +335,14 @@ fn wait_and_call(events: &Events) {
     loop {
         let started = Instant::now();
         let (limit, was_idle) = agenda().plan_sleep(started);
-        events.wait(limit, &mut tokens);
+        let has_changes = events.wait(limit, &mut tokens);
         let (changed, due) = {
             let mut agenda = agenda();
             agenda.sleeps_until = None;
             agenda.unwatch();
-            agenda.collect_changes();
+            if has_changes {
+                agenda.collect_changes();
+            }
             tokens.append(&mut agenda.unhandled);
             (agenda.callbacks(&tokens), agenda.due(Instant::now()))
         };

@@ -33,11 +33,12 @@ impl Events {
         self.woken.notify_one();
     }
 
-    pub fn wait(&self, limit: Duration, tokens: &mut Vec<Token>) {
+    pub fn wait(&self, limit: Duration, tokens: &mut Vec<Token>) -> bool {
         tokens.clear();
         let is_woken = self.is_woken.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.woken.wait_timeout_while(is_woken, limit, |is_woken| !*is_woken);
         *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+        false
     }
 
     pub fn read_changes(&self, _tell: impl FnMut(Token, Change)) {}
@@ -46,7 +47,7 @@ impl Events {
         Err(Errno::NOSYS)
     }
 
-    pub fn watch_reads(&self, _file: &File) -> Result<Token> {
+    pub fn watch_name(&self, _file: &File) -> Result<Token> {
         Err(Errno::NOSYS)
     }
 

@@ -6,4 +6,5 @@
 
 mod protocol;
 mod registry;
+mod succession;
 mod support;

@@ -1,0 +1,246 @@
+/**
+ * `run`: a command under the lock of a session, like flock(1). The lock is held from before the
+ * command starts until after it has ended.
+ *
+ * Signals are the command's business: they are passed on, and what it makes of them is what this
+ * process makes of them. So the lock is acquired with `handleSignals: false`, or it would be
+ * released by a signal that the command may ignore.
+ *
+ * The command inherits a descriptor of the lock file, and with it the flock. If this process is
+ * killed, the session stays locked until the command has ended as well.
+ */
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { fstatSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { getSystemErrorMap } from "node:util";
+
+import { howKnown } from "./grounds.mjs";
+import { complain } from "./output.mjs";
+import { describeHolder, jobOf } from "./processes.mjs";
+import { dieBy } from "./signals.mjs";
+import { duration, messageOf, printable } from "./words.mjs";
+
+/** Not a status of the command, as timeout(1), env(1) and others count. */
+export const STOPPED = 123;
+export const TIMED_OUT = 124;
+export const FAILED = 125;
+const CANNOT_RUN = 126;
+const NOT_FOUND = 127;
+
+/** Passed on to the command. */
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"];
+
+/** What a key on the terminal sends to all processes in the foreground at once. */
+const FROM_KEYS = ["SIGINT", "SIGQUIT"];
+
+/** How long a command that is told to end may take for it. */
+const GRACE_MS = 10_000;
+
+/** The watchdog must not release while the command runs: in a hundred years it may. */
+const FOR_EVER_MS = 100 * 365 * 24 * 3_600_000;
+
+/** Says who is in the way when one has waited for so long, on a terminal. */
+const PATIENCE_MS = 1_000;
+
+/** Returns the status to end with; or ends this process by the signal that ended the command. */
+export async function run(sessionFile, command, options, lock) {
+  const { timeout = Infinity, maxHold } = options;
+  const signals = new Signals();
+  const held = await acquire(sessionFile, { timeout, maxHold, signals }, lock);
+  if (signals.caught) {
+    dieBy(signals.caught); // what we hold, or are just given, is released on the way
+  }
+  if (held === null) {
+    return TIMED_OUT;
+  }
+  const outcome = await outcomeOf(command, held, { maxHold, signals });
+  await release(held);
+  return outcome.signal ? dieBy(outcome.signal) : outcome.status;
+}
+
+// --- The lock -----------------------------------------------------------------------------------
+
+/** `null`: a signal has come; or it was not to be had in time, and that has been said. */
+async function acquire(sessionFile, { timeout, maxHold, signals }, lock) {
+  const maxHoldMs = maxHold === undefined ? FOR_EVER_MS : maxHold + 2 * GRACE_MS;
+  // Zero would mean the default; one attempt is always made.
+  const timeoutMs = Math.max(timeout, 1);
+  const notice = announceWait(sessionFile, lock);
+  try {
+    return await lock.acquireSessionWriteLock({
+      ...{ sessionFile, timeoutMs, maxHoldMs, signal: signals.whileWaiting, handleSignals: false },
+    });
+  } catch (error) {
+    if (signals.caught) {
+      return null;
+    }
+    if (error instanceof lock.SessionWriteLockTimeoutError) {
+      complain(await timeoutMessage(sessionFile, timeout, error, lock));
+      return null;
+    }
+    throw error;
+  } finally {
+    clearTimeout(notice);
+  }
+}
+
+function announceWait(sessionFile, lock) {
+  if (!process.stderr.isTTY) {
+    return undefined;
+  }
+  const announce = async () => {
+    const inspection = await lock.inspectSessionLock(sessionFile).catch(() => null);
+    if (inspection) {
+      complain(`waiting for ${printable(sessionFile)}: ${whoHolds(inspection, lock)}`);
+    }
+  };
+  return setTimeout(announce, PATIENCE_MS);
+}
+
+/** Who was in the way. Looked up now, as the error itself doesn't say how it is known. */
+async function timeoutMessage(sessionFile, timeout, error, lock) {
+  const inspection = await lock.inspectSessionLock(sessionFile).catch(() => null);
+  const who = inspection ? whoHolds(inspection, lock) : `it was held by ${printable(error.owner)}`;
+  const waited = timeout > 0 ? ` after ${duration(timeout)}` : "";
+  return `${printable(sessionFile)} is still locked${waited}, the command was not run: ${who}`;
+}
+
+function whoHolds(inspection, lock) {
+  const since = inspection.ageMs === null ? "" : ` for ${duration(inspection.ageMs)}`;
+  const who = inspection.pid === null ? "" : ` by process ${describeHolder(inspection, lock)}`;
+  return `${inspection.verdict}${since}${who} (${howKnown(inspection, lock)})`;
+}
+
+async function release(held) {
+  try {
+    await held.release();
+  } catch (error) {
+    // It is free all the same, and what the command did is done.
+    complain(`the lock file could not be removed: ${messageOf(error)}`);
+  }
+}
+
+/**
+ * The descriptor by which this process has the flock on a lock file; `undefined` where it has none,
+ * or the system doesn't tell.
+ */
+function descriptorOf(lockPath) {
+  try {
+    const { dev, ino } = statSync(lockPath, { bigint: true });
+    const hasFlock = (fd) => /FLOCK/.test(readFileSync(`/proc/self/fdinfo/${fd}`, "utf8"));
+    return readdirSync("/proc/self/fd").map(Number).find((fd) => {
+      const info = tryTo(() => fstatSync(fd, { bigint: true }));
+      return info?.ino === ino && info.dev === dev && hasFlock(fd);
+    });
+  } catch {
+    return undefined;
+  }
+}
+
+function tryTo(read) {
+  try {
+    return read();
+  } catch {
+    return undefined; // that of the listing itself, which is closed by now
+  }
+}
+
+// --- The command --------------------------------------------------------------------------------
+
+/** Runs it. Says with which `status`, or by which `signal`, it has ended. */
+async function outcomeOf([file, ...args], held, { maxHold, signals }) {
+  try {
+    const child = spawn(file, args, {
+      stdio: ["inherit", "inherit", "inherit", descriptorOf(held.lockPath) ?? "ignore"],
+    });
+    const ended = once(child, "exit"); // or throws if it could not be started
+    signals.passTo((signal) => passOn(signal, child));
+    const guard = new Guard(child, held, maxHold);
+    const [status, signal] = await ended.finally(() => guard.leave());
+    return guard.hasStopped ? { status: STOPPED } : { status, signal };
+  } catch (error) {
+    const reason = getSystemErrorMap().get(error.errno)?.[1] ?? messageOf(error);
+    complain(`can't run ${printable(file)}: ${reason}`);
+    return { status: error.code === "ENOENT" ? NOT_FOUND : CANNOT_RUN };
+  }
+}
+
+/** Stops a command that has lost its lock, or has held it for too long. */
+class Guard {
+  hasStopped = false;
+  #child;
+  #held;
+  #timers = [];
+
+  constructor(child, held, maxHold) {
+    this.#child = child;
+    this.#held = held;
+    held.signal.addEventListener("abort", this.#onLoss);
+    if (held.signal.aborted) {
+      this.#onLoss();
+    }
+    if (maxHold !== undefined) {
+      const tooLong = `the command has held the lock for ${duration(maxHold)}`;
+      this.#timers.push(setTimeout(() => this.#stop(tooLong), maxHold));
+    }
+  }
+
+  /** The command has ended. */
+  leave() {
+    this.#timers.forEach((timer) => clearTimeout(timer));
+    this.#held.signal.removeEventListener("abort", this.#onLoss);
+  }
+
+  #onLoss = () => this.#stop(messageOf(this.#held.signal.reason));
+
+  /** Like timeout(1), but for the lock, which is kept until the command has really ended. */
+  #stop(why) {
+    if (this.hasStopped) {
+      return;
+    }
+    this.hasStopped = true;
+    complain(`${why}: stopping the command`);
+    this.#child.kill("SIGTERM");
+    this.#timers.push(setTimeout(() => this.#child.kill("SIGKILL"), GRACE_MS));
+  }
+}
+
+/** Passes a signal on, unless the command has it already, from the terminal. */
+function passOn(signal, child) {
+  if (!FROM_KEYS.includes(signal) || !sharesForeground(child.pid)) {
+    child.kill(signal);
+  }
+}
+
+/**
+ * Whether a key such as Ctrl-C reaches the command as well as us. Many programs take a second SIGINT
+ * as "at once, without tidying up", so it must not come twice.
+ */
+function sharesForeground(pid) {
+  const [own, command] = [jobOf(process.pid), jobOf(pid)];
+  return own !== null && own.group === own.foreground && command?.group === own.group;
+}
+
+/** The signals that are passed on. Until there is a command, each of them ends the wait. */
+class Signals {
+  /** The first that came while there was no command. */
+  caught;
+  #wait = new AbortController();
+  #take = (signal) => {
+    this.caught ??= signal;
+    this.#wait.abort();
+  };
+
+  constructor() {
+    SIGNALS.forEach((signal) => process.on(signal, () => this.#take(signal)));
+  }
+
+  get whileWaiting() {
+    return this.#wait.signal;
+  }
+
+  passTo(take) {
+    this.#take = take;
+  }
+}
