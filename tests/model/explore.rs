@@ -1,12 +1,14 @@
 //! Goes through every schedule, breadth first, so that the first one to break a promise is a shortest.
 
+#![allow(clippy::cast_possible_truncation, reason = "there are fewer states than u32 has numbers")]
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::BuildHasherDefault;
 
 use crate::same::{Mixer, fingerprint};
-use crate::steps::{Kind, Rules, Step, steps};
-use crate::world::{Pc, World};
+use crate::steps::{Kind, Rules, steps};
+use crate::world::{Pc, Process, World};
 
 /// What is kept of a world: enough to find the way back to it.
 struct Seen {
@@ -61,7 +63,7 @@ pub fn explore(starts: &[World], rules: &Rules) -> Found {
         let mut next_layer = Vec::new();
         for (number, world) in &layer {
             let steps = steps(world, rules);
-            if let Some(what) = litter(world, &steps) {
+            if let Some(what) = litter(world) {
                 return report(&seen, count, depth, *number, what);
             }
             for (index, step) in steps.iter().enumerate() {
@@ -99,16 +101,15 @@ fn breach(world: &World) -> Option<&'static str> {
 }
 
 /// When all is over, nothing is left.
-fn litter(world: &World, steps: &[Step]) -> Option<&'static str> {
+fn litter(world: &World) -> Option<&'static str> {
     let is_over = world.processes.iter().all(|process| matches!(process.pc, Pc::Gone));
-    debug_assert!(!is_over || steps.is_empty());
     let is_litter = is_over && !world.is_littered && (world.path != 0 || world.temporary != 0);
     is_litter.then_some("something is left behind")
 }
 
 fn is_content(world: &World) -> bool {
     let mut processes = world.processes.iter();
-    processes.clone().any(|process| process.holds()) || !processes.any(|process| process.wants())
+    processes.clone().any(Process::holds) || !processes.any(Process::wants)
 }
 
 /// The first state from which no way leads to a content one.

@@ -90,11 +90,19 @@ impl Cast {
 // --- The protocol -------------------------------------------------------------------------------
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes, if not optimised: cargo test --release --test model"
+)]
 fn three_contenders_keep_every_promise() {
     THREE.holds(&PROTOCOL);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes, if not optimised: cargo test --release --test model"
+)]
 fn two_contenders_that_come_back_keep_every_promise() {
     TWO_AND_BACK.holds(&PROTOCOL);
 }
@@ -109,6 +117,10 @@ fn three_contenders_one_of_which_comes_back_keep_every_promise() {
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes, if not optimised: cargo test --release --test model"
+)]
 fn two_contenders_and_an_older_process_keep_every_promise() {
     TWO_AND_OLDER.holds(&PROTOCOL);
 }
@@ -179,6 +191,10 @@ fn who_inherits_from_the_dead_has_to_look_for_the_temporary_of_an_exchange() {
 
 /// Checks that spare work. Nothing rests on them.
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes, if not optimised: cargo test --release --test model"
+)]
 fn nothing_rests_on_the_check_of_the_path_before_writing_nor_on_the_mark_before_it() {
     for cast in [THREE, TWO_AND_BACK, TWO_AND_OLDER] {
         cast.holds(&Rules { look_checks_path: false, ..PROTOCOL });

@@ -1,6 +1,8 @@
 //! Worlds that differ in names only are the same: which of the addon's contenders is which, the number
 //! of a file, the number of a token.
 
+#![allow(clippy::cast_possible_truncation, reason = "the numbers here are small")]
+
 use std::hash::Hasher;
 
 use crate::world::{Open, Process, Text, Token, World};
@@ -44,7 +46,8 @@ impl<'a> Naming<'a> {
         for place in 0..world.processes.len() {
             let who = if place < addons { self.order[place] } else { place };
             let process = &world.processes[who];
-            mixer.write_u64(process.open.iter().fold(0, |bits, open| bits << 12 | self.open(open)));
+            mixer
+                .write_u64(process.open.iter().fold(0, |bits, open| bits << 12 | self.open(*open)));
             mixer.write_u64(self.process(process));
         }
         let mut texts = [0; 8];
@@ -56,7 +59,7 @@ impl<'a> Naming<'a> {
         mixer.finish()
     }
 
-    fn open(&mut self, open: &Open) -> u64 {
+    fn open(&mut self, open: Open) -> u64 {
         let bits = u64::from(open.writes) << 2 | u64::from(open.flock) << 1 | u64::from(open.line);
         u64::from(self.file(open.ino)) << 3 | bits | u64::from(self.token(open.mark)) << 7
     }
@@ -113,7 +116,9 @@ pub struct Mixer(u64);
 
 impl Hasher for Mixer {
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
     }
 
     fn write_u64(&mut self, word: u64) {

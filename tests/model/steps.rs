@@ -1,5 +1,8 @@
 //! What a process may do next. Each step is one system call, or one decision.
 
+#![allow(clippy::cast_possible_truncation, reason = "the numbers here are small")]
+#![allow(clippy::match_same_arms, reason = "in the order of the protocol")]
+
 use crate::world::{CUR, LEFT, LookBack, PLACE, Pc, Place, Process, TMP, Text, World};
 
 /// What kind of step.
@@ -33,6 +36,7 @@ pub enum Decline {
 }
 
 /// The protocol, and ways to get it wrong.
+#[expect(clippy::struct_excessive_bools, reason = "each can be left out alone")]
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
     pub look_checks_path: bool,
@@ -189,7 +193,7 @@ impl Turn<'_> {
         let world = self.world;
         match self.me.pc {
             Pc::Open if world.path == 0 => {
-                self.work("finds the path vacant", |w, me| w.go(me, Pc::Link))
+                self.work("finds the path vacant", |w, me| w.go(me, Pc::Link));
             }
             Pc::Open => self.work("opens the lock file", |w, me| {
                 w.open(me, CUR, w.path);
@@ -295,7 +299,7 @@ impl Turn<'_> {
             }),
             Pc::InLine => self.in_line(),
             Pc::Come => {
-                self.ask("may inherit?", self.me.open[CUR].writes, Pc::TakeMarks, Pc::ComeNames)
+                self.ask("may inherit?", self.me.open[CUR].writes, Pc::TakeMarks, Pc::ComeNames);
             }
             Pc::ComeNames => {
                 let stays = world.names(self.who, CUR);
@@ -466,7 +470,7 @@ impl Turn<'_> {
                     match (stays, need_not_settle) {
                         (false, _) => again(w, me),
                         (true, true) if w.processes[me].place == Place::Wanted => {
-                            w.go(me, Pc::LeaveLine)
+                            w.go(me, Pc::LeaveLine);
                         }
                         (true, true) => w.go(me, Pc::Hold),
                         (true, false) => settle(w, me),
@@ -487,7 +491,7 @@ impl Turn<'_> {
         let then = if self.me.open[CUR].writes { Pc::Spoil } else { Pc::TmpCreate };
         match self.me.pc {
             Pc::SweepOpen if world.temporary == 0 => {
-                self.work("finds no temporary", |w, me| w.go(me, then))
+                self.work("finds no temporary", |w, me| w.go(me, then));
             }
             Pc::SweepOpen => self.work("opens the temporary", |w, me| {
                 w.open(me, TMP, w.temporary);
@@ -495,17 +499,17 @@ impl Turn<'_> {
                 w.go(me, if is_it { Pc::SweepNames } else { Pc::SweepFlock });
             }),
             Pc::SweepFlock if world.is_flocked(self.who, TMP) => {
-                self.work("finds it flocked", occupied)
+                self.work("finds it flocked", occupied);
             }
             Pc::SweepFlock => self.work("gets its flock", |w, me| {
                 w.open_mut(me, TMP).flock = true;
                 w.go(me, Pc::SweepAsk);
             }),
             Pc::SweepAsk if world.is_written(self.who, TMP) => {
-                self.work("finds that somebody writes it", occupied)
+                self.work("finds that somebody writes it", occupied);
             }
             Pc::SweepAsk => {
-                self.work("finds that nobody writes it", |w, me| w.go(me, Pc::SweepNames))
+                self.work("finds that nobody writes it", |w, me| w.go(me, Pc::SweepNames));
             }
             Pc::SweepNames => {
                 let is_there = world.temporary == self.me.open[TMP].ino;
@@ -533,7 +537,7 @@ impl Turn<'_> {
         let is_mine = temporary == self.me.open[TMP].ino;
         match self.me.pc {
             Pc::TmpCreate if temporary != 0 => {
-                self.work("finds a temporary", |w, me| w.go(me, Pc::SweepOpen))
+                self.work("finds a temporary", |w, me| w.go(me, Pc::SweepOpen));
             }
             Pc::TmpCreate => self.work("creates the temporary", |w, me| {
                 w.temporary = w.create(me, TMP);
@@ -569,7 +573,7 @@ impl Turn<'_> {
                 );
             }
             Pc::Exchange if path == 0 || temporary == 0 => {
-                self.work("can't exchange", |w, me| w.go(me, Pc::Discard))
+                self.work("can't exchange", |w, me| w.go(me, Pc::Discard));
             }
             Pc::Exchange => self.work("exchanges them", |w, me| {
                 std::mem::swap(&mut w.path, &mut w.temporary);
@@ -598,7 +602,7 @@ impl Turn<'_> {
                 w.go(me, Pc::Discard);
             }),
             Pc::BackLink if path != 0 || temporary == 0 => {
-                self.work("can't link", |w, me| w.go(me, Pc::Discard))
+                self.work("can't link", |w, me| w.go(me, Pc::Discard));
             }
             Pc::BackLink => self.work("links the other's file to the path", |w, me| {
                 w.path = w.temporary;
@@ -609,7 +613,7 @@ impl Turn<'_> {
                 w.go(me, Pc::Discard);
             }),
             Pc::Discard if is_mine => {
-                self.work("its temporary is still there", |w, me| w.go(me, Pc::DiscardUnlink))
+                self.work("its temporary is still there", |w, me| w.go(me, Pc::DiscardUnlink));
             }
             Pc::Discard => self.work("has no temporary any more", again),
             _ => self.work("removes its temporary", |w, me| {
@@ -694,7 +698,7 @@ impl Turn<'_> {
                 if world.is_flocked(self.who, LEFT) && self.rules.look_back_with_flock =>
             {
                 self.work("(back) finds it flocked", |w, me| {
-                    w.processes[me].look_back = LookBack::Busy
+                    w.processes[me].look_back = LookBack::Busy;
                 });
             }
             LookBack::Due => {
@@ -717,7 +721,7 @@ impl Turn<'_> {
             }
             LookBack::Locked if is_ours => {
                 self.work("(back) finds it untaken", |w, me| {
-                    w.processes[me].look_back = LookBack::Ours
+                    w.processes[me].look_back = LookBack::Ours;
                 });
             }
             LookBack::Locked => self.work("(back) finds it taken, closes it", done),
@@ -734,7 +738,7 @@ impl Turn<'_> {
             }
             LookBack::Busy if is_ours => {
                 self.work("(back) will look again", |w, me| {
-                    w.processes[me].look_back = LookBack::Due
+                    w.processes[me].look_back = LookBack::Due;
                 });
             }
             LookBack::Busy => self.work("(back) finds it taken, closes it", done),

@@ -3,6 +3,8 @@
 //! A lock (flock or mark) belongs to an open file, as in the kernel, and goes when that is closed.
 //! A file that nobody names and nobody has open is no more, and its number goes to the next one.
 
+#![allow(clippy::cast_possible_truncation, reason = "the numbers here are small")]
+
 /// A file's number.
 pub type Ino = u8;
 /// Tells one record from another: 0 is none. See [`World::fresh_token`].
