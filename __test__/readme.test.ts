@@ -56,7 +56,7 @@ test.each(examples.map((source, index) => ({ number: index + 1, source })))(
 function testTitles(file: string): RegExp[] {
   const source = read(file);
   const titles = file.endsWith(".rs")
-    ? [...source.matchAll(/#\[test\]\s+fn (\w+)\(/g)].map((match) => match[1]!)
+    ? [...source.matchAll(/#\[test\]\s+(?:#\[[^#]*\]\s+)?fn (\w+)\(/g)].map((match) => match[1]!)
     : // The first argument of a call whose second is a function.
       [...source.matchAll(/\(\s*(["`])((?:(?!\1)[^\\\n]|\\.)+)\1,\s*(?:async\b|\()/g)].map((match) => match[2]!);
   return titles.map((title) => {
