@@ -50,7 +50,8 @@ class Run {
   stderr = "";
 
   constructor(words: string[], { cwd, env, terminal, through = [], program = PROGRAM }: Options) {
-    const { NO_COLOR, FORCE_COLOR, DEBUG, ...inherited } = process.env;
+    // Node thinks that no terminal of a `CI` has colours.
+    const { CI, NO_COLOR, FORCE_COLOR, DEBUG, ...inherited } = process.env;
     const own = [...through, process.execPath, program, ...words];
     const [command, ...args] = terminal ? onTerminal(own, terminal) : own;
     this.process = spawn(command!, args, {
