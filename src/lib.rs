@@ -37,6 +37,7 @@
 //! verdict     is the holder alive?                (the one place that decides)
 //! witness     what the kernel proves              process   who a pid is
 //! record      what the lock file says             sys       the system calls, one function each
+//!                                                 time      instants, and how a record names them
 //! ```
 
 #[cfg(not(unix))]
@@ -53,6 +54,7 @@ pub mod record;
 pub mod registry;
 pub mod sweep;
 mod sys;
+pub mod time;
 pub mod verdict;
 pub mod wait;
 pub mod witness;

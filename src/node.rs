@@ -402,7 +402,7 @@ impl From<Held> for HeldHere {
     fn from(held: Held) -> Self {
         Self {
             lock_path: text(&held.lock_path),
-            acquired_at_ms: held.acquired_at.as_millisecond() as f64,
+            acquired_at_ms: held.acquired_at_ms as f64,
             held_for_ms: held.held_for.as_secs_f64() * 1_000.0,
             max_hold_ms: held.limit.as_millis() as f64,
             acquisitions: held.acquisitions as u32,

@@ -47,14 +47,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, FileKind, Result};
 use crate::process;
 use crate::record::{DeclaredWitness, Record};
 use crate::sys::{self, FileId, Lease, Status};
-use crate::verdict::{self, Patience, Sighting, Verdict};
+use crate::time;
+use crate::verdict::{Patience, Sighting, Verdict};
 use crate::witness::{self, Testimony, Witness};
 
 pub use succession::{Cleared, HandedOn};
@@ -532,7 +532,7 @@ impl HeldLock {
 /// Tries to take the lock, once, without waiting.
 pub fn attempt(paths: &LockPaths, claim: &Claim) -> Result<Attempt> {
     for _ in 0..ROUNDS {
-        match look(paths, claim, verdict::now_ms())? {
+        match look(paths, claim, time::now_ms())? {
             Look::Alive(contended) => return Ok(Attempt::Contended(contended)),
             Look::Moved => {}
             Look::Dead(dead, _) => {
@@ -747,7 +747,7 @@ fn is_guarded(paths: &LockPaths) -> bool {
 }
 
 fn is_abandoned(status: &Status) -> bool {
-    Timestamp::now().as_millisecond().saturating_sub(status.modified_ms) > ABANDONED_AFTER_MS
+    time::now_ms().saturating_sub(status.modified_ms) > ABANDONED_AFTER_MS
 }
 
 // --- Publishing -------------------------------------------------------------------------------
@@ -847,7 +847,7 @@ fn compose(claim: &Claim, witness: Option<DeclaredWitness>) -> rustix::io::Resul
     let (own, token) = (process::own(), token()?);
     let record = Record {
         pid: Some(own.pid),
-        created_at: Some(format!("{:.3}", Timestamp::now())),
+        created_at: Some(time::to_iso(time::now_ms())),
         starttime: own.start_time,
         comm: Some(own.comm.clone()),
         max_hold_ms: Some(claim.max_hold_ms),

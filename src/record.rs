@@ -5,7 +5,7 @@
 //! absent, and a text that is no JSON object has no record in it. The layout is the one that
 //! `JSON.stringify(record, null, 2)` gives, which processes with the older TypeScript lock read.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 /// More than this is no record: ours are a few hundred bytes.
@@ -16,40 +16,40 @@ pub const MAX_BYTES: usize = 16 * 1024;
 pub const BEING_WRITTEN: u8 = b'!';
 
 /// The JSON in a lock file, in the order in which it is written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Record {
     /// The holder's process number, as its own pid namespace counts.
-    #[serde(deserialize_with = "pid", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
     /// When the lock was acquired: ISO 8601, UTC, milliseconds.
-    #[serde(deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
     /// The holder's start time in clock ticks since boot: field 22 of `/proc/<pid>/stat`.
-    #[serde(deserialize_with = "count", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub starttime: Option<u64>,
     /// The name of the holder's executable.
-    #[serde(deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub comm: Option<String>,
     /// After so many milliseconds the holder itself is expected to let go.
-    #[serde(deserialize_with = "positive", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_hold_ms: Option<u64>,
     /// The boot in which `pid` and `starttime` mean something.
-    #[serde(deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
     /// The pid namespace in which `pid` means something: the inode of `/proc/self/ns/pid`.
-    #[serde(deserialize_with = "count", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pid_namespace: Option<u64>,
     /// What the kernel keeps for this holder as long as it lives.
-    #[serde(deserialize_with = "witness", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub witness: Option<DeclaredWitness>,
     /// Random, one per acquisition: tells one record from another.
-    #[serde(deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
 }
 
 /// The promise a record makes about its writer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeclaredWitness {
     /// The writer keeps an exclusive flock on the lock file until it releases or dies.
@@ -79,33 +79,32 @@ impl Record {
             // By one who has the flock, or had it and died.
             return Some(Self { witness: Some(DeclaredWitness::Flock), ..Self::default() });
         }
-        // By way of `Value`: of a repeated key the last one counts, as in `JSON.parse`.
-        let value: Value = serde_json::from_slice(bytes).ok()?;
-        value.is_object().then(|| Self::deserialize(value).ok())?
+        // Field by field: of a repeated key the last one counts, as in `JSON.parse`, and what has
+        // the wrong type costs no other field.
+        let Value::Object(fields) = serde_json::from_slice(bytes).ok()? else {
+            return None;
+        };
+        let text = |name| fields.get(name).and_then(Value::as_str).map(str::to_owned);
+        let count = |name| fields.get(name).and_then(whole);
+        let positive = |name| count(name).filter(|&number| number > 0);
+        Some(Self {
+            pid: positive("pid").and_then(|pid| i32::try_from(pid).ok()),
+            created_at: text("createdAt"),
+            starttime: count("starttime"),
+            comm: text("comm"),
+            max_hold_ms: positive("maxHoldMs"),
+            boot_id: text("bootId"),
+            pid_namespace: count("pidNamespace"),
+            witness: text("witness").and_then(|name| DeclaredWitness::named(&name)),
+            token: text("token"),
+        })
     }
 }
 
-fn text<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
-    Ok(match Value::deserialize(input)? {
-        Value::String(text) => Some(text),
-        _ => None,
-    })
-}
-
-fn count<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
-    Ok(whole(&Value::deserialize(input)?))
-}
-
-fn positive<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
-    Ok(count(input)?.filter(|&number| number > 0))
-}
-
-fn pid<'de, D: Deserializer<'de>>(input: D) -> Result<Option<i32>, D::Error> {
-    Ok(positive(input)?.and_then(|number| i32::try_from(number).ok()))
-}
-
-fn witness<'de, D: Deserializer<'de>>(input: D) -> Result<Option<DeclaredWitness>, D::Error> {
-    Ok(DeclaredWitness::deserialize(Value::deserialize(input)?).ok())
+impl DeclaredWitness {
+    fn named(name: &str) -> Option<Self> {
+        (name == "flock").then_some(Self::Flock)
+    }
 }
 
 /// A whole number as JavaScript sees one: `4`, `4.0` and `4e0` are the same.

@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -26,6 +25,7 @@ use crate::protocol::{
     self, Attempt, Claim, Cleared, Contended, HandedOn, HeldLock, Line, LockPaths, Recheck, SETTLE,
     WaitedFor,
 };
+use crate::time;
 use crate::verdict::Patience;
 use crate::wait::{self, Arrival, Timer, Watch};
 use crate::witness::{self, Witness};
@@ -140,7 +140,7 @@ struct Hold {
     handles: HashSet<Handle>,
     since: Instant,
     /// The same on the wall clock, for people.
-    acquired_at: Timestamp,
+    acquired_at_ms: i64,
     /// Since when this process has had the lock again and again, ahead of those in line.
     series: Instant,
     /// How long it may be held; the watchdog's business.
@@ -379,7 +379,7 @@ pub struct Held {
     /// The lock file.
     pub lock_path: PathBuf,
     /// When it was granted, on the wall clock.
-    pub acquired_at: Timestamp,
+    pub acquired_at_ms: i64,
     /// How long ago that was, on the monotonic clock.
     pub held_for: Duration,
     /// How long it may be held.
@@ -1228,7 +1228,7 @@ impl Registry {
             lock,
             handles: HashSet::from([handle]),
             since: Instant::now(),
-            acquired_at: Timestamp::now(),
+            acquired_at_ms: time::now_ms(),
             series,
             limit: Duration::from_millis(request.max_hold_ms),
             tell_loss: Vec::new(),
@@ -1311,7 +1311,7 @@ impl Hold {
     fn describe(&self, waiters: usize) -> Held {
         Held {
             lock_path: self.lock.paths().lock().to_owned(),
-            acquired_at: self.acquired_at,
+            acquired_at_ms: self.acquired_at_ms,
             held_for: self.since.elapsed(),
             limit: self.limit,
             acquisitions: self.handles.len(),

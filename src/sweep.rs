@@ -19,7 +19,8 @@ use crate::executor::{self, Place};
 use crate::protocol::inspection::{self, Clearing, Inspection};
 use crate::protocol::{Claim, HeldLock, LockPaths, SETTLE, errno_of};
 use crate::registry;
-use crate::verdict::{self, Patience};
+use crate::time;
+use crate::verdict::Patience;
 use crate::wait;
 
 /// How lock files are judged.
@@ -283,7 +284,7 @@ impl Measure {
     }
 
     fn now_ms(self) -> i64 {
-        self.now_ms.unwrap_or_else(verdict::now_ms)
+        self.now_ms.unwrap_or_else(time::now_ms)
     }
 }
 

@@ -6,10 +6,9 @@
 //! `/proc` count, and age counts last and least: it never overrides a witness, nor proof that the
 //! very process lives. Where nothing can be known, the holder counts as alive.
 
-use jiff::Timestamp;
-
 use crate::process::{self, Own, Process};
 use crate::record::Record;
+use crate::time;
 use crate::witness::{Testimony, Witness};
 
 /// How long a contender believes in a holder that nothing proves.
@@ -183,7 +182,7 @@ impl Sighting {
 
     /// Judges what was seen.
     pub fn judge(&self, patience: Patience) -> Verdict {
-        self.judge_at(patience, now_ms())
+        self.judge_at(patience, time::now_ms())
     }
 
     /// The same for an instant, in milliseconds since the epoch: ages are reckoned from there.
@@ -255,7 +254,7 @@ impl Sighting {
 
     fn created_at_ms(&self) -> Option<i64> {
         let created_at = self.record.as_ref()?.created_at.as_deref()?;
-        Some(created_at.parse::<Timestamp>().ok()?.as_millisecond())
+        time::from_iso(created_at)
     }
 
     fn evidence(&self, own: &Own, find: impl Fn(i32) -> Option<Process>) -> Evidence {
@@ -311,11 +310,6 @@ fn compare(record: &Record, process: &Process) -> Evidence {
     }
 }
 
-/// The wall clock, in milliseconds since the epoch.
-pub fn now_ms() -> i64 {
-    Timestamp::now().as_millisecond()
-}
-
 /// Both known, and not the same.
 fn differ<T: PartialEq>(theirs: Option<&T>, ours: Option<&T>) -> bool {
     theirs.is_some() && ours.is_some() && theirs != ours
@@ -348,7 +342,7 @@ mod tests {
     fn seen(record: Record) -> Sighting {
         Sighting {
             record: Some(record),
-            modified_ms: Timestamp::now().as_millisecond(),
+            modified_ms: time::now_ms(),
             flocked: false,
             has_flock: true,
             testimony: Testimony::NoWriter,
@@ -360,7 +354,7 @@ mod tests {
     fn by(pid: i32) -> Record {
         Record {
             pid: Some(pid),
-            created_at: Some(Timestamp::now().to_string()),
+            created_at: Some(time::to_iso(time::now_ms())),
             ..Record::default()
         }
     }
@@ -473,7 +467,7 @@ mod tests {
 
     #[test]
     fn an_unreadable_file_is_given_its_grace_and_no_more() {
-        let now_ms = Timestamp::now().as_millisecond();
+        let now_ms = time::now_ms();
         let torn = |age_ms: i64, testimony| Sighting {
             record: None,
             modified_ms: now_ms - age_ms,
@@ -491,7 +485,7 @@ mod tests {
     #[test]
     fn a_verdict_in_a_word() {
         let record = |pid, witness| Record {
-            created_at: Some(Timestamp::now().to_string()),
+            created_at: Some(time::to_iso(time::now_ms())),
             witness,
             ..by(pid)
         };

@@ -256,7 +256,7 @@ fn let_go(dead: &LockFile) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict;
+    use crate::time;
 
     const CLAIM: Claim = Claim {
         max_hold_ms: 1_000,
@@ -298,7 +298,7 @@ mod tests {
     fn an_inspection_leaves_no_flock_behind_even_where_a_child_shares_the_open_file() {
         let (_folder, paths) = session();
         std::fs::write(&paths.lock, r#"{"pid":2147483647}"#).unwrap();
-        let Look::Dead(dead, _) = look(&paths, &CLAIM, verdict::now_ms()).unwrap() else {
+        let Look::Dead(dead, _) = look(&paths, &CLAIM, time::now_ms()).unwrap() else {
             panic!("it is dead");
         };
         let shared_with_child = dead.file.try_clone().unwrap();
@@ -311,7 +311,7 @@ mod tests {
     fn what_replaces_a_dead_lock_excludes_until_it_is_finished() {
         let (folder, paths) = session();
         std::fs::write(&paths.lock, r#"{"pid":2147483647}"#).unwrap();
-        let clear = || clear(&paths, &CLAIM, verdict::now_ms()).unwrap();
+        let clear = || clear(&paths, &CLAIM, time::now_ms()).unwrap();
         let Some(Clearing::Replaced(inspection, ours)) = clear() else {
             panic!("it is dead");
         };
@@ -329,9 +329,9 @@ mod tests {
     fn a_sweeper_that_dies_while_it_settles_leaves_a_dead_lock() {
         let (_folder, paths) = session();
         std::fs::write(&paths.lock, r#"{"pid":2147483647}"#).unwrap();
-        let replaced = clear(&paths, &CLAIM, verdict::now_ms()).unwrap();
+        let replaced = clear(&paths, &CLAIM, time::now_ms()).unwrap();
         drop(replaced); // what the kernel does
-        let inspection = inspect(&paths, &CLAIM, verdict::now_ms()).unwrap().unwrap();
+        let inspection = inspect(&paths, &CLAIM, time::now_ms()).unwrap().unwrap();
         assert_eq!(inspection.standing(), Standing::Dead);
     }
 }

@@ -21,8 +21,7 @@ fn age(path: &std::path::Path, by: Duration) {
 }
 
 fn now() -> Duration {
-    let millis = jiff::Timestamp::now().as_millisecond();
-    Duration::from_millis(millis.try_into().unwrap())
+    Duration::from_millis(session_write_lock::time::now_ms().try_into().unwrap())
 }
 
 #[test]
