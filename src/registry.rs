@@ -1152,12 +1152,10 @@ impl Registry {
         {
             obstacle.quiet_looks = 0;
         }
-        let Some(first) = queue.waiters.front() else {
+        let Some(first) = self.queues.get(paths).and_then(|queue| queue.waiters.front()) else {
             return Err(self.queues.remove(paths).map(Box::new));
         };
-        let (max_hold_ms, patience) = (first.request.max_hold_ms, first.request.patience());
-        let is_held_here = self.holds.contains_key(paths);
-        let claim = Claim { max_hold_ms, patience, is_held_here };
+        let claim = self.claim(paths, &first.request);
         let line = obstacle.as_ref().map_or(Line::None, Obstacle::line);
         let left = self.left.get(paths).filter(|left| match line {
             Line::None => true,
