@@ -1,5 +1,5 @@
 /**
- * `npm test`: sets up, then runs the Rust tests, the type check, the Node tests, those that wait
+ * `npm test`: sets up, then runs the Rust tests, the type checks, the Node tests, those that wait
  * once more without events, and a short soak. Everything runs even if something fails; the last
  * line counts it all.
  */
@@ -66,6 +66,8 @@ await rustTests({}, "--lib");
 // One after the other: each takes a core and a quarter of a gigabyte.
 await rustTests({}, "--release", "--test", "model", "--", "--include-ignored", "--test-threads=1");
 await single("npx", "tsc", "--noEmit");
+// The gateway's file is compiled with the gateway's settings, so its callers are checked with stricter ones.
+await single("npx", "tsc", "--project", "__test__/fixtures/callers");
 await nodeTests({}, []);
 // Once more where nothing tells of changes: everything that waits, but for the tests that set this
 // themselves.

@@ -14,8 +14,8 @@ import {
   cleanStaleLockFiles as sweep,
   type CleanStaleLockFilesOptions,
   heldSessionWriteLocks,
-  type SessionLockInspection,
-  type SessionWriteLock,
+  type SessionLockInspection as PackageInspection,
+  type SessionWriteLock as PackageLock,
   SessionWriteLockTimeoutError,
 } from "session-write-lock";
 
@@ -28,16 +28,42 @@ export {
   SessionWriteLockTimeoutError,
   tryAcquireSessionWriteLock,
 } from "session-write-lock";
-export type { SessionLockInspection, SessionWriteLock } from "session-write-lock";
+
+// --- Types --------------------------------------------------------------------------------------
+
+// The gateway's callers and tests make locks and inspections of their own, with the members that the
+// older module had. So only those members are required and may be assigned, and all others are
+// optional. Each type is an alias: a logger takes it as `Record<string, unknown>`, and no interface.
+
+/** What an acquire resolves to: the package's lock, or a stand-in that only has `release`. */
+export type SessionWriteLock = { release: () => Promise<void> } & Partial<
+  Omit<PackageLock, "release">
+>;
+
+/** What the older module said about a lock file. */
+type OlderInspection = {
+  lockPath: string;
+  pid: number | null;
+  pidAlive: boolean;
+  createdAt: string | null;
+  ageMs: number | null;
+  stale: boolean;
+  staleReasons: string[];
+  removed: boolean;
+};
+
+/** What a sweep says about a lock file: the package's inspection, with the older module's reasons. */
+export type SessionLockInspection = OlderInspection &
+  Partial<Omit<PackageInspection, keyof OlderInspection>>;
 
 // --- Settings -----------------------------------------------------------------------------------
 
 /** The part of the gateway's configuration that is about this lock. */
-export interface SessionWriteLockAcquireTimeoutConfig {
+export type SessionWriteLockAcquireTimeoutConfig = {
   session?: {
     writeLock?: { acquireTimeoutMs?: number; staleMs?: number; maxHoldMs?: number };
   };
-}
+};
 
 type Setting = "acquireTimeoutMs" | "staleMs" | "maxHoldMs";
 
