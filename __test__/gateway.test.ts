@@ -4,17 +4,20 @@
  * sweep, and what the gateway's tests use.
  */
 
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { afterEach, describe, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 
 import * as gateway from "../examples/gateway/session-write-lock.js";
+import { getProcessStartTime } from "../index.js";
+import { describeLock, remedy } from "./fixtures/callers/callers.js";
 import { Agent, newSession, temporaryFolder, until } from "./support.js";
 
 const {
   acquireSessionWriteLock,
   cleanStaleLockFiles,
   drainSessionWriteLockStateForTest,
+  inspectSessionLock,
   isSessionWriteLockAcquireError,
   isSessionWriteLockStaleError,
   isSessionWriteLockTimeoutError,
@@ -419,6 +422,86 @@ describe("a sweep", () => {
     expect(await isStale({ config, env })).toBe(false);
     expect(await isStale({ config, env, staleMs: 20_000 })).toBe(true);
     expect(await isStale({ config, env, staleMs: NaN })).toBe(false);
+  });
+
+  /** A lock file that no process has open, written a minute ago: the grace is over. */
+  function leave(lockPath: string, record: object): void {
+    writeFileSync(lockPath, JSON.stringify(record));
+    const then = Date.now() / 1_000 - 60;
+    utimesSync(lockPath, then, then);
+  }
+
+  test.each([
+    ["without a start time", {}, "recycled-pid"],
+    ["past its maxHoldMs", { maxHoldMs: 1 }, "recycled-pid"],
+    ["too old", { createdAt: "2026-01-01T00:00:00.000Z" }, "too-old"],
+  ])("removes a lock with the pid of another program (%s) as stale", async (_what, fields, reason) => {
+    const { folder, lockPath } = newSession();
+    const bystander = await Agent.start();
+    const createdAt = new Date(Date.now() - 60_000).toISOString();
+    leave(lockPath, { pid: bystander.pid, createdAt, ...fields });
+    const found = await cleanStaleLockFiles({ sessionsDir: folder, removeStale: false });
+    const line = `pid=${bystander.pid} (alive) stale=yes (${reason})`;
+    expect(found.locks.map(describeLock)).toEqual([line]);
+    expect(found.locks.map(remedy)).toEqual(["fix"]);
+    const warnings: string[] = [];
+    const { locks, cleaned } = await cleanStaleLockFiles({
+      sessionsDir: folder,
+      log: { warn: (message) => warnings.push(message) },
+    });
+    expect(locks.map(describeLock)).toEqual([`${line} [removed]`]);
+    expect(cleaned).toEqual(locks);
+    expect(warnings).toEqual([`removed stale session lock: ${lockPath} (${reason})`]);
+    expect(existsSync(lockPath)).toBe(false);
+  });
+
+  test("removes a lock that a live process has let go of as stale", async () => {
+    const { folder, lockPath } = newSession();
+    const { pid } = await Agent.start();
+    const createdAt = new Date().toISOString();
+    leave(lockPath, { pid, createdAt, starttime: getProcessStartTime(pid), witness: "flock" });
+    const { locks } = await cleanStaleLockFiles({ sessionsDir: folder });
+    expect(locks.map(describeLock)).toEqual([
+      `pid=${pid} (alive) stale=yes (recycled-pid) [removed]`,
+    ]);
+  });
+
+  test("doesn't call a live holder stale because it is past its maxHoldMs", async () => {
+    const { folder, sessionFile } = newSession();
+    const holder = await Agent.start();
+    await holder.acquire({ sessionFile, maxHoldMs: 60_000 });
+    const sweepAt = async (nowMs: number) => {
+      const { locks } = await cleanStaleLockFiles({ sessionsDir: folder, nowMs, staleMs: 120_000 });
+      return locks;
+    };
+    const late = Date.now() + 90_000;
+    expect(await inspectSessionLock(sessionFile, { nowMs: late })).toMatchObject({
+      staleReasons: ["hold-exceeded"],
+    });
+    expect((await sweepAt(late)).map(describeLock)).toEqual([`pid=${holder.pid} (alive) stale=no`]);
+    const old = await sweepAt(Date.now() + 150_000);
+    expect(old.map(describeLock)).toEqual([`pid=${holder.pid} (alive) stale=yes (too-old)`]);
+    expect(old.map(remedy)).toEqual(["look at its owner"]);
+  });
+
+  test("reports a lock of this process by its age, and keeps it", async () => {
+    const { folder, sessionFile, lockPath } = newSession();
+    const lock = await acquireSessionWriteLock({ sessionFile });
+    const createdAt = new Date(Date.now() - 45_000).toISOString();
+    writeFileSync(lockPath, JSON.stringify({ ...readRecord(lockPath), createdAt }));
+    const { locks } = await cleanStaleLockFiles({ sessionsDir: folder, staleMs: 30_000 });
+    expect(locks.map(describeLock)).toEqual([`pid=${process.pid} (alive) stale=yes (too-old)`]);
+    expect(lock.held).toBe(true);
+  });
+
+  test("says what it has removed also if its log fails", async () => {
+    const { folder, lockPath } = newSession();
+    leave(lockPath, { pid: 4_194_305, createdAt: new Date().toISOString() });
+    const warn = () => {
+      throw new Error("the disk of the log is full");
+    };
+    const { cleaned } = await cleanStaleLockFiles({ sessionsDir: folder, log: { warn } });
+    expect(cleaned).toMatchObject([{ lockPath, staleReasons: ["dead-pid"], removed: true }]);
   });
 
   test("doesn't ask for command lines", async () => {

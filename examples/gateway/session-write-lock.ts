@@ -239,7 +239,7 @@ function isOverdue(error: unknown): error is SessionWriteLockTimeoutError {
 export type SessionLockOwnerProcessArgsReader = (pid: number) => string[] | null;
 
 /** The package's sweep, with the gateway's settings. `cleaned`: the sessions that were cut off. */
-export function cleanStaleLockFiles(
+export async function cleanStaleLockFiles(
   options: CleanStaleLockFilesOptions & {
     config?: SessionWriteLockAcquireTimeoutConfig;
     env?: NodeJS.ProcessEnv;
@@ -247,8 +247,40 @@ export function cleanStaleLockFiles(
     readOwnerProcessArgs?: SessionLockOwnerProcessArgsReader;
   },
 ): Promise<{ locks: SessionLockInspection[]; cleaned: SessionLockInspection[] }> {
-  const { config, env, readOwnerProcessArgs: _, staleMs, ...rest } = options;
-  return sweep({ ...rest, staleMs: finiteMs(staleMs) ?? resolveSessionWriteLockStaleMs(config, env) });
+  const { config, env, readOwnerProcessArgs: _, log, staleMs: given, ...rest } = options;
+  const staleMs = finiteMs(given) ?? resolveSessionWriteLockStaleMs(config, env);
+  const locks = (await sweep({ ...rest, staleMs })).locks.map(withOlderReasons);
+  const cleaned = locks.filter(({ removed }) => removed);
+  cleaned.forEach((lock) => logRemoval(log, lock));
+  return { locks, cleaned };
+}
+
+/**
+ * The reasons as the older module's sweep gave them.
+ *
+ * - `hold-exceeded` is left out: that module said it to contenders only. A sweep keeps a live holder,
+ *   so a doctor that reads it as stale offers a fix that does nothing.
+ * - A dead lock always has a reason. The package gives none where the recorded process may live, but
+ *   the kernel shows that nobody holds the lock. The pid no longer stands for a holder; the older
+ *   module's word for that is `recycled-pid`.
+ */
+function withOlderReasons(inspection: PackageInspection): SessionLockInspection {
+  const staleReasons: string[] = inspection.staleReasons.filter(
+    (reason) => reason !== "hold-exceeded",
+  );
+  if (inspection.removable && staleReasons.length === 0) {
+    staleReasons.push("recycled-pid");
+  }
+  return { ...inspection, stale: staleReasons.length > 0, staleReasons };
+}
+
+/** Here, not in the package: the line gives the same reasons as the inspection. */
+function logRemoval(log: CleanStaleLockFilesOptions["log"], lock: SessionLockInspection): void {
+  try {
+    log?.warn?.(`removed stale session lock: ${lock.lockPath} (${lock.staleReasons.join(", ")})`);
+  } catch {
+    // A log that fails must not hide which sessions were cut off.
+  }
 }
 
 // --- For the gateway's tests --------------------------------------------------------------------
