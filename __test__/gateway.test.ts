@@ -290,13 +290,38 @@ describe("an acquire", () => {
     });
   });
 
-  test("ends with its signal", async () => {
+  test.each(["enough", null, 0])("rejects with an AbortError if it is aborted with %o", async (reason) => {
+    const { sessionFile } = newSession();
+    await acquireSessionWriteLock({ sessionFile });
+    const controller = new AbortController();
+    const { signal } = controller;
+    const waiting = refusal(acquireSessionWriteLock({ sessionFile, signal }));
+    controller.abort(reason);
+    const late = refusal(acquireSessionWriteLock({ sessionFile, signal }));
+    for (const error of [await waiting, await late]) {
+      expect(error).toBeInstanceOf(Error);
+      expect(error).toMatchObject({ name: "AbortError", message: "request aborted", cause: reason });
+    }
+  });
+
+  test.each([
+    ["an error", new TypeError("no longer wanted")],
+    ["the reason that AbortController gives", AbortSignal.abort().reason],
+  ])("rejects with the reason of its signal if that is %s", async (_what, reason) => {
     const { sessionFile } = newSession();
     await acquireSessionWriteLock({ sessionFile });
     const controller = new AbortController();
     const waiting = refusal(acquireSessionWriteLock({ sessionFile, signal: controller.signal }));
-    controller.abort("enough");
-    expect(await waiting).toBe("enough");
+    controller.abort(reason);
+    expect(await waiting).toBe(reason);
+  });
+
+  test("that fails for another reason after its abort says why", async () => {
+    const signal = AbortSignal.abort("enough");
+    const sessionFile = 7 as unknown as string;
+    expect(await refusal(acquireSessionWriteLock({ sessionFile, signal }))).toMatchObject({
+      code: "ERR_INVALID_ARG_TYPE",
+    });
   });
 
   test("takes a dead lock over, however old it is", async () => {

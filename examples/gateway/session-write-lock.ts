@@ -222,8 +222,21 @@ export async function acquireSessionWriteLock(options: AcquireOptions): Promise<
       allowReentrant: options.allowReentrant ?? false,
     });
   } catch (error) {
-    throw isOverdue(error) ? new SessionWriteLockStaleError(error, { cause: error }) : error;
+    if (isOverdue(error)) {
+      throw new SessionWriteLockStaleError(error, { cause: error });
+    }
+    throw isBareReason(error, options.signal) ? abortError(error) : error;
   }
+}
+
+/** Whether the wait was aborted with a reason that is no error, such as `abort("enough")`. */
+function isBareReason(error: unknown, signal: AbortSignal | undefined): boolean {
+  return signal?.aborted === true && error === signal.reason && !(error instanceof Error);
+}
+
+/** The older module's error for such a reason. Callers tell an abort from a failure by its name. */
+function abortError(reason: unknown): Error {
+  return Object.assign(new Error("request aborted", { cause: reason }), { name: "AbortError" });
 }
 
 /** Whether the holder's time was up as well. What this process holds, it may wait for. */
