@@ -242,8 +242,8 @@ const watched = new Map();
  */
 let keepAlive;
 
-/** Node's own, also where somebody puts a clock of their own in its place before they acquire. */
-const { setInterval } = globalThis;
+/** Node's own timers: a test that installs a fake clock later must not stop what runs here. */
+const { setImmediate, setInterval, setTimeout } = globalThis;
 
 const client = new native.Client(({ ticket, outcome, handle, loss }) => {
   if (handle !== undefined) {

@@ -639,6 +639,42 @@ describe("for the gateway's tests", () => {
     expect(listeners()).toEqual(before.map((count) => count - 1));
   });
 
+  describe("under a fake clock", () => {
+    beforeEach(() => void vi.useFakeTimers());
+    afterEach(() => void vi.useRealTimers());
+
+    /** Disk work that takes longer than a drain: a sweep of many locks. */
+    function sweepMany() {
+      const folder = temporaryFolder();
+      for (let n = 0; n < 1_000; n += 1) {
+        writeFileSync(path.join(folder, `${n}.jsonl.lock`), "{}");
+      }
+      return cleanStaleLockFiles({ sessionsDir: folder });
+    }
+
+    test("a drain waits until everything is off the disk", async () => {
+      const { sessionFile, lockPath } = newSession();
+      await acquireSessionWriteLock({ sessionFile });
+      const sweeping = sweepMany();
+      await drainSessionWriteLockStateForTest();
+      expect(existsSync(lockPath)).toBe(false);
+      await sweeping;
+    }, 10_000);
+
+    test("the watchdog's check waits until its releases are off the disk", async () => {
+      const { sessionFile, lockPath } = newSession();
+      await acquireSessionWriteLock({ sessionFile, maxHoldMs: 60_000 });
+      const sweeping = sweepMany();
+      expect(await testing.runLockWatchdogCheck(Date.now() + 61_000)).toBe(1);
+      expect(existsSync(lockPath)).toBe(false);
+      await sweeping;
+    }, 10_000);
+
+    test("a sweep of many locks ends", async () => {
+      expect((await sweepMany()).locks).toHaveLength(1_000);
+    }, 10_000);
+  });
+
   test("everything may be released for a restart inside the process", async () => {
     const { sessionFile, lockPath } = newSession();
     const lock = await acquireSessionWriteLock({ sessionFile });
