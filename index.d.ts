@@ -67,8 +67,8 @@ export interface SessionWriteLock {
   /** The lock file: `<real path of the folder>/<name of the session file>.lock`. */
   readonly lockPath: string;
   /**
-   * Gives this acquisition back; the lock file goes with the last one, or to those who stand in line
-   * for it. Calling it again does nothing more. It may be called without its object.
+   * Gives this acquisition back; the lock file goes with the last one. Calling it again does nothing
+   * more. It may be called without its object.
    *
    * It rejects if the lock file could not be removed. The lock is free all the same: the next
    * contender finds a dead file and replaces it. If the file was meanwhile taken or removed by

@@ -16,6 +16,8 @@ const DEFAULT_MAX_HOLD_MS = 5 * 60_000;
 const TIMEOUT_CODE = "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT";
 const LOST_CODE = "OPENCLAW_SESSION_WRITE_LOCK_LOST";
 const NOT_A_FILE_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE";
+const GUARDED_CODE = "OPENCLAW_SESSION_WRITE_LOCK_GUARDED";
+const BUG_CODE = "OPENCLAW_SESSION_WRITE_LOCK_BUG";
 const NO_BINARY_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NO_BINARY";
 
 const native = loadNative();
@@ -117,12 +119,19 @@ function timeoutError(timeoutMs, { lockPath, owner, holder, staleReasons, cause 
   });
 }
 
+/** The codes of what is refused by us, not by the kernel. */
+const REFUSAL_CODES = {
+  "not-a-file": NOT_A_FILE_CODE,
+  guarded: GUARDED_CODE,
+  bug: BUG_CODE,
+};
+
 /** An error as `fs` would throw it: `code`, `errno`, `syscall`, `path`. */
-function refusalError({ message, path, errno, syscall }) {
+function refusalError({ message, kind, path, errno, name, syscall }) {
   if (errno === undefined) {
-    return Object.assign(new Error(message), { code: NOT_A_FILE_CODE, path });
+    return Object.assign(new Error(message), { code: REFUSAL_CODES[kind], path });
   }
-  const code = getSystemErrorName(-errno);
+  const code = name ?? getSystemErrorName(-errno);
   return Object.assign(new Error(`${code}: ${message}`), { code, errno: -errno, syscall, path });
 }
 

@@ -11,17 +11,17 @@ export declare class Client {
   acquire(ticket: number, sessionFile: string, timeoutMs: number, staleMs: number, maxHoldMs: number, allowReentrant: boolean): Outcome | null
   /** The outcome, now. Takes what `acquire` takes, and doesn't wait. */
   tryAcquire(sessionFile: string, timeoutMs: number, staleMs: number, maxHoldMs: number, allowReentrant: boolean): Outcome
-  /** Withdraws an acquire; nothing will be told of it. `false`: too late, it will be. */
+  /** Withdraws an acquire; its outcome will not be told. `false`: too late, the outcome will be told. */
   cancel(ticket: number): boolean
   /** The outcome, if there is one by the time this returns; else it is told under `ticket`. */
   release(ticket: number, handle: number): Outcome | null
   /**
-   * For the end of the process: drops what waits, then releases every lock. A waiter that was
-   * served only now would leave its lock file behind.
+   * For the end of the process: drops all waiters, then releases every lock. A waiter that got the lock now
+   * would leave its lock file behind.
    */
   end(): void
   releaseAll(): number
-  /** A loss of this lock will be told under its handle. If it isn't held, the reason, now. */
+  /** A loss of this lock will be told under its handle. If the lock is not held, returns the reason at once. */
   watchLoss(handle: number): string | null
   /** Looks at one lock, by the name of its session file or its own; both absolute. */
   inspect(ticket: number, path: string, staleMs: number, nowMs?: number | undefined | null): Inspections
@@ -29,12 +29,9 @@ export declare class Client {
   sweep(ticket: number, folder: string, staleMs: number, nowMs: number | undefined | null, removesDead: boolean, recursive: boolean): Inspections
 }
 
-/** Lock files that are being looked at; what was found can be taken once the ticket has been told. */
+/** The results of an inspection or a sweep; complete once the ticket's outcome was told. */
 export declare class Inspections {
-  /**
-   * The next ones, at most so many: a long list is handed over in parts, because it takes the
-   * JavaScript thread's time.
-   */
+  /** The next `count` results. A long list is taken in parts, so that the event loop is not held up. */
   take(count: number): Array<Inspected>
 }
 
@@ -66,6 +63,8 @@ export interface Inspected {
   staleReasons: Array<string>
   witnessed?: string
   verdict: string
+  /** Why; absent if it could not be judged. */
+  ground?: string
   removed: boolean
   cause?: Refusal
 }
@@ -81,10 +80,7 @@ export declare function isIdle(): boolean
 /** Whether a granted lock is still there when its caller hears of it. */
 export declare function isRegistered(handle: number): boolean
 
-/**
- * What a client is told. Of `ticket` and `handle` one is set: something that was asked for has
- * ended, or a lock was lost.
- */
+/** A message to a client. With `ticket`: the outcome of a call. With `handle`: the loss of a lock. */
 export interface Message {
   ticket?: number
   outcome?: Outcome
@@ -93,15 +89,12 @@ export interface Message {
   loss?: string
 }
 
-/**
- * How an acquire or a release ended. With nothing in it: a lock was released; or it was granted
- * and then released together with all others before its caller could hear of it.
- */
+/** The outcome of an acquire or a release. Empty: the release, or the inspection, succeeded. */
 export interface Outcome {
   granted?: Granted
   timeout?: Timeout
   refusal?: Refusal
-  /** Somebody holds it, and the caller didn't want to wait. */
+  /** The lock is contended, and the caller didn't want to wait. */
   contended?: boolean
 }
 
@@ -114,13 +107,17 @@ export declare function processStartTime(pid: number): number | null
 /** What an `Error` is made of. */
 export interface Refusal {
   message: string
+  /** `"system"`, `"not-a-file"`, `"guarded"` or `"bug"`. */
+  kind: string
   path: string
-  /** The kernel's number; absent where it wasn't the kernel that refused. */
+  /** The errno; absent if the error is not from the kernel. */
   errno?: number
+  /** The errno's name, if known. */
+  name?: string
   syscall?: string
 }
 
-/** For tests: the watchdog's look, so many milliseconds ahead of its time. */
+/** For tests: runs the watchdog as if `ahead_ms` had passed. */
 export declare function runWatchdog(aheadMs: number): void
 
 /** The deadline came. */
@@ -137,7 +134,7 @@ export interface Timeout {
 /** For tests: what woke this process's waiters. */
 export declare function wakeUps(): WakeUps
 
-/** How often the waiting thread of this process woke up, and for what. */
+/** How often this process's threads woke up, and for what. */
 export interface WakeUps {
   events: number
   timers: number

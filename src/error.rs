@@ -1,22 +1,21 @@
 //! What can go wrong, without a word of Node.
 //!
-//! Every error names the path it is about and keeps the kernel's errno, so that the Node surface
-//! can give it a stable `code`. Losing a race is never an error: only what a person has to act on.
+//! Every error names its path and keeps the kernel's errno, so that JavaScript can give it a stable `code`. A
+//! lost race is never an error; an error is something that a person has to act on.
 
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-
-use crate::protocol::Report;
+use crate::os::{Errno, FileKind};
+use crate::verdict::Report;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// A failure that ends an acquire or a release.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The kernel refused.
-    #[error("{}, {syscall} '{}'{}", reason(*errno), path.display(), advice(*errno))]
+    #[error("{errno}, {syscall} '{}'{}", path.display(), advice(*errno, syscall))]
     System {
         /// Why.
         errno: Errno,
@@ -26,8 +25,7 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// Something that is no regular file stands where the lock file belongs. It is neither
-    /// followed nor opened nor removed.
+    /// Something at the lock file's path is not a regular file. It is not followed, opened or removed.
     #[error(
         "'{}' is {kind}, not a lock file: it was left alone; move it away to use this session",
         path.display()
@@ -35,92 +33,80 @@ pub enum Error {
     NotAFile {
         /// Where.
         path: PathBuf,
-        /// What stands there.
+        /// What is there instead.
         kind: FileKind,
+    },
+
+    /// An older process is removing the lock file: its guard folder exists.
+    #[error(
+        "a process with the older module is removing this lock, and '{}' says so: if no such process \
+         runs, remove that folder",
+        path.display()
+    )]
+    Guarded {
+        /// The folder.
+        path: PathBuf,
     },
 
     /// The deadline came while the lock was held.
     #[error("session file locked (timeout {timeout_ms}ms): {} {}", report.owner(), lock_path.display())]
     Timeout {
-        /// How long the caller was ready to wait, in milliseconds.
+        /// The caller's timeout, in milliseconds.
         timeout_ms: u64,
         /// The lock file.
         lock_path: PathBuf,
-        /// Who held it, as seen by the last attempt.
+        /// The holder, as of an inspection at the deadline; empty if that could not be made in time.
         report: Box<Report>,
+        /// Why the lock file could not be judged, or why the wait went by timers.
+        cause: Option<Box<Error>>,
+    },
+
+    /// A bug in this package: a step of the lock panicked. The lock was given up.
+    #[error(
+        "a bug in session-write-lock: a step of the lock '{}' panicked, and the lock was given up; \
+         please report what was printed",
+        path.display()
+    )]
+    Bug {
+        /// The lock file.
+        path: PathBuf,
     },
 }
 
-/// What stands at a path instead of a regular file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileKind {
-    /// A folder.
-    Directory,
-    /// A symbolic link, dangling or not.
-    Symlink,
-    /// A named pipe.
-    Fifo,
-    /// A Unix socket.
-    Socket,
-    /// A character or block device.
-    Device,
-}
-
-impl std::fmt::Display for FileKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Directory => "a folder",
-            Self::Symlink => "a symbolic link",
-            Self::Fifo => "a named pipe",
-            Self::Socket => "a socket",
-            Self::Device => "a device",
-        })
-    }
-}
-
-/// Turns an errno into an [`Error`] that says what was tried, and on what.
+/// Adds the system call and the path to an errno.
 pub(crate) trait Context<T> {
     fn during(self, syscall: &'static str, path: &Path) -> Result<T>;
 }
 
-impl<T> Context<T> for rustix::io::Result<T> {
+impl<T> Context<T> for crate::os::Result<T> {
     fn during(self, syscall: &'static str, path: &Path) -> Result<T> {
         self.map_err(|errno| Error::System { errno, syscall, path: path.to_owned() })
     }
 }
 
-/// The C library's words for an errno, as Node prints them: in small letters, without the number.
-fn reason(errno: Errno) -> String {
-    let mut text = std::io::Error::from(errno).to_string();
-    if let Some(end) = text.rfind(" (os error") {
-        text.truncate(end);
-    }
-    if let Some(first) = text.get_mut(..1) {
-        first.make_ascii_lowercase();
-    }
-    text
-}
-
-/// What a person can do about it, where that is known.
-fn advice(errno: Errno) -> &'static str {
-    match errno {
-        Errno::ACCESS => {
+/// What a person can do about the error, if we know.
+fn advice(errno: Errno, syscall: &str) -> &'static str {
+    match (errno, syscall) {
+        (Errno::ACCESS, _) => {
             ": lock files are private to the user who makes them, and made in the session's folder"
         }
-        Errno::PERM => ": in a sticky folder only its owner may replace a dead lock file",
-        Errno::ROFS => {
+        (Errno::PERM, "rename" | "unlink") => {
+            ": in a sticky folder only its owner may remove a dead lock file"
+        }
+        (Errno::ROFS, _) => {
             ": the lock file is made beside the session file, which can't be written here"
         }
-        Errno::NOSPC | Errno::DQUOT => ": free some space; no lock was left behind",
-        Errno::MFILE | Errno::NFILE => {
+        (Errno::NOSPC | Errno::DQUOT, _) => ": free some space; no lock was left behind",
+        (Errno::MFILE | Errno::NFILE, _) => {
             ": too many files are open; close some or raise the limit (ulimit -n)"
         }
-        Errno::NAMETOOLONG => {
+        (Errno::NAMETOOLONG, _) => {
             ": the lock file's name is the session file's with \".lock\" behind it"
         }
-        Errno::AGAIN => {
+        (Errno::AGAIN, "pthread_create") => {
             ": the limit of threads is reached (ulimit -u, or the container's pids limit)"
         }
+        (Errno::AGAIN, "open") => ": another process has a lease on it (fcntl(2), F_SETLEASE)",
         _ => "",
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Arguments arrive checked: `index.js` does that, because napi takes `NaN` for 0. Outcomes go back
 //! as plain objects that `index.js` turns into locks and errors, so that error classes and stack
-//! traces are JavaScript's own. What ends later is reported to the one function that a [`Client`]
-//! was made with: one threadsafe function for everything is cheaper than one for each promise, and
-//! is the only thing of ours that Node has to take down with an environment.
+//! traces are JavaScript's own. Later outcomes go to the one function that a [`Client`] was made with. One
+//! threadsafe function is cheaper than one per promise, and the only thing that Node has to clean up with an
+//! environment.
 
 #![allow(missing_docs, reason = "index.d.ts documents what users see")]
 #![allow(
@@ -21,35 +21,34 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use napi::bindgen_prelude::{Env, Function, Result, Status};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
 use crate::error::Error;
-use crate::process::{self, Process};
-use crate::protocol::Report;
-use crate::protocol::inspection::Inspection;
+use crate::locks::sweep::{self, Measure};
+use crate::locks::{self, Environment, Grant, Handle, Held, Loss, Request, Ticket};
+use crate::os;
+use crate::process;
+use crate::protocol::inspect::Inspection;
 use crate::record::Record;
-use crate::registry::{self, Environment, Grant, Handle, Held, Loss, Request, Ticket};
-use crate::sweep::{self, Measure};
-use crate::wait;
-use crate::witness::Witness;
+use crate::verdict::{Ground, Judgement, Report};
 
 /// Calls the client's function from any thread. Weak: it keeps no process alive.
 type Tell = Arc<ThreadsafeFunction<Message, (), Message, Status, false, true>>;
 
 thread_local! {
-    /// A JavaScript environment has a thread of its own, so that is where its identity lives: the
-    /// same for every copy of `index.js` in it.
+    /// Each JavaScript environment has its own thread, so its number is thread-local: the same for every
+    /// copy of `index.js` in it.
     static ENVIRONMENT: Cell<Option<Environment>> = const { Cell::new(None) };
 
     /// The call that runs on this thread and can return an outcome.
     static CALL: RefCell<Option<Call>> = const { RefCell::new(None) };
 }
 
-/// The environment that calls; introduced on its first call, and cleaned up after at its end.
+/// The calling environment. The first call gives it a number and adds a clean-up hook.
 fn environment(env: &Env) -> Result<Environment> {
     static ENVIRONMENTS: AtomicU64 = AtomicU64::new(0);
     if let Some(environment) = ENVIRONMENT.get() {
@@ -58,14 +57,13 @@ fn environment(env: &Env) -> Result<Environment> {
     let environment = Environment(ENVIRONMENTS.fetch_add(1, Ordering::Relaxed));
     env.add_env_cleanup_hook(environment, |environment| {
         ENVIRONMENT.set(None);
-        registry::end(environment);
+        locks::end(environment);
     })?;
     ENVIRONMENT.set(Some(environment));
     Ok(environment)
 }
 
-/// What a client is told. Of `ticket` and `handle` one is set: something that was asked for has
-/// ended, or a lock was lost.
+/// A message to a client. With `ticket`: the outcome of a call. With `handle`: the loss of a lock.
 #[napi(object)]
 #[derive(Default)]
 pub struct Message {
@@ -76,15 +74,14 @@ pub struct Message {
     pub loss: Option<String>,
 }
 
-/// How an acquire or a release ended. With nothing in it: a lock was released; or it was granted
-/// and then released together with all others before its caller could hear of it.
+/// The outcome of an acquire or a release. Empty: the release, or the inspection, succeeded.
 #[napi(object)]
 #[derive(Default)]
 pub struct Outcome {
     pub granted: Option<Granted>,
     pub timeout: Option<Timeout>,
     pub refusal: Option<Refusal>,
-    /// Somebody holds it, and the caller didn't want to wait.
+    /// The lock is contended, and the caller didn't want to wait.
     pub contended: Option<bool>,
 }
 
@@ -110,13 +107,17 @@ pub struct Timeout {
 #[napi(object)]
 pub struct Refusal {
     pub message: String,
+    /// `"system"`, `"not-a-file"`, `"guarded"` or `"bug"`.
+    pub kind: String,
     pub path: String,
-    /// The kernel's number; absent where it wasn't the kernel that refused.
+    /// The errno; absent if the error is not from the kernel.
     pub errno: Option<i32>,
+    /// The errno's name, if known.
+    pub name: Option<String>,
     pub syscall: Option<String>,
 }
 
-/// How often the waiting thread of this process woke up, and for what.
+/// How often this process's threads woke up, and for what.
 #[napi(object)]
 pub struct WakeUps {
     pub events: f64,
@@ -127,25 +128,25 @@ pub struct WakeUps {
 #[napi]
 pub struct Client {
     environment: Environment,
-    /// Tells its tickets from those of other copies in the same environment.
+    /// Distinguishes its tickets from those of other copies in the same environment.
     number: u64,
     tell: Tell,
 }
 
-/// A call of a client that may be answered before it returns, and the answer.
+/// A running call, and its outcome if it was delivered before the call returns.
 struct Call {
     ticket: Ticket,
     outcome: Option<Outcome>,
 }
 
-/// Where one outcome goes. Kept for each waiter, so there is little in it.
+/// The recipient of one outcome. Small, because each waiter has one.
 struct Recipient {
     ticket: Ticket,
     tell: Tell,
 }
 
 impl Recipient {
-    /// To the call that asked for it, if that still runs, on this thread; else to the client.
+    /// Returns the outcome from the running call if that is on this thread; else sends it to the client.
     fn deliver(self, outcome: Outcome) {
         let late = CALL.with_borrow_mut(|call| match call {
             Some(call) if call.ticket == self.ticket => {
@@ -188,6 +189,7 @@ impl Client {
         let request = Request {
             environment: self.environment,
             ticket: self.ticket(ticket),
+            handle: locks::new_handle(),
             session_file: PathBuf::from(session_file),
             timeout_ms: timeout_ms.is_finite().then(|| whole_ms(timeout_ms)),
             stale_ms: whole_ms(stale_ms),
@@ -198,7 +200,7 @@ impl Client {
             let deliver = |result: std::result::Result<Grant, Error>| {
                 recipient.deliver(result.map_or_else(Outcome::from, Outcome::from));
             };
-            registry::acquire(request, Box::new(deliver));
+            locks::acquire(request, Box::new(deliver));
         })
     }
 
@@ -215,23 +217,24 @@ impl Client {
         let request = Request {
             environment: self.environment,
             ticket: self.ticket(0.0),
+            handle: locks::new_handle(),
             session_file: PathBuf::from(session_file),
             timeout_ms: None,
             stale_ms: whole_ms(stale_ms),
             max_hold_ms: whole_ms(max_hold_ms),
             allow_reentrant,
         };
-        match registry::try_acquire(&request) {
+        match locks::try_acquire(&request) {
             Ok(Some(grant)) => grant.into(),
             Ok(None) => Outcome { contended: Some(true), ..Outcome::default() },
             Err(error) => error.into(),
         }
     }
 
-    /// Withdraws an acquire; nothing will be told of it. `false`: too late, it will be.
+    /// Withdraws an acquire; its outcome will not be told. `false`: too late, the outcome will be told.
     #[napi(catch_unwind)]
     pub fn cancel(&self, ticket: f64) -> bool {
-        registry::cancel(self.environment, self.ticket(ticket))
+        locks::cancel(self.environment, self.ticket(ticket))
     }
 
     /// The outcome, if there is one by the time this returns; else it is told under `ticket`.
@@ -239,23 +242,23 @@ impl Client {
     pub fn release(&self, ticket: f64, handle: f64) -> Option<Outcome> {
         self.now_or_later(self.ticket(ticket), |recipient| {
             let done = |result| recipient.deliver(released(result));
-            registry::release(handle_from(handle), Box::new(done));
+            locks::release(handle_from(handle), Box::new(done));
         })
     }
 
-    /// For the end of the process: drops what waits, then releases every lock. A waiter that was
-    /// served only now would leave its lock file behind.
+    /// For the end of the process: drops all waiters, then releases every lock. A waiter that got the lock now
+    /// would leave its lock file behind.
     #[napi(catch_unwind)]
     pub fn end(&self) {
-        registry::end(self.environment);
+        locks::end(self.environment);
     }
 
     #[napi(catch_unwind)]
     pub fn release_all(&self) -> u32 {
-        u32::try_from(registry::release_all(self.environment)).unwrap_or(u32::MAX)
+        u32::try_from(locks::release_all(self.environment)).unwrap_or(u32::MAX)
     }
 
-    /// A loss of this lock will be told under its handle. If it isn't held, the reason, now.
+    /// A loss of this lock will be told under its handle. If the lock is not held, returns the reason at once.
     #[napi(catch_unwind)]
     pub fn watch_loss(&self, handle: f64) -> Option<String> {
         let tell = Arc::clone(&self.tell);
@@ -264,11 +267,11 @@ impl Client {
             let message = Message { handle: Some(handle), loss, ..Message::default() };
             tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
         };
-        registry::watch_loss(handle_from(handle), Arc::new(tell_loss)).map(loss_name)
+        locks::watch_loss(handle_from(handle), Arc::new(tell_loss)).map(loss_name)
     }
 
-    /// Runs `start`. What it delivers on this thread before it returns is returned; anything else
-    /// is told.
+    /// Runs `start`. Returns the outcome if it is delivered on this thread before `start` returns; else the
+    /// outcome is told later.
     fn now_or_later(&self, ticket: Ticket, start: impl FnOnce(Recipient)) -> Option<Outcome> {
         CALL.set(Some(Call { ticket, outcome: None }));
         start(Recipient { ticket, tell: Arc::clone(&self.tell) });
@@ -282,7 +285,7 @@ impl Client {
 
 // --- Inspection ---------------------------------------------------------------------------------
 
-/// Lock files that are being looked at; what was found can be taken once the ticket has been told.
+/// The results of an inspection or a sweep; complete once the ticket's outcome was told.
 #[napi]
 pub struct Inspections {
     found: Arc<Mutex<VecDeque<Inspection>>>,
@@ -299,6 +302,8 @@ pub struct Inspected {
     pub stale_reasons: Vec<String>,
     pub witnessed: Option<String>,
     pub verdict: String,
+    /// Why; absent if it could not be judged.
+    pub ground: Option<String>,
     pub removed: bool,
     pub cause: Option<Refusal>,
 }
@@ -365,8 +370,7 @@ impl Client {
 
 #[napi]
 impl Inspections {
-    /// The next ones, at most so many: a long list is handed over in parts, because it takes the
-    /// JavaScript thread's time.
+    /// The next `count` results. A long list is taken in parts, so that the event loop is not held up.
     #[napi(catch_unwind)]
     pub fn take(&self, count: u32) -> Vec<Inspected> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -377,16 +381,17 @@ impl Inspections {
 
 impl From<Inspection> for Inspected {
     fn from(inspection: Inspection) -> Self {
-        let verdict = inspection.verdict.as_ref();
-        let reasons = verdict.into_iter().flat_map(|verdict| &verdict.reasons);
+        let judgement = inspection.report.judgement.as_ref();
+        let reasons = judgement.into_iter().flat_map(|judgement| &judgement.reasons);
         Self {
             lock_path: text(&inspection.lock_path),
-            holder: inspection.record.as_ref().map(Record::encode),
-            process_may_live: verdict.is_none_or(|verdict| verdict.process_may_live),
-            age_ms: verdict.and_then(|verdict| verdict.age_ms).map(|age_ms| age_ms as f64),
+            holder: inspection.report.record.as_ref().map(Record::encode),
+            process_may_live: judgement.is_none_or(Judgement::process_may_live),
+            age_ms: judgement.and_then(|judgement| judgement.age_ms).map(|age_ms| age_ms as f64),
             stale_reasons: reasons.map(|reason| reason.as_str().to_owned()).collect(),
-            witnessed: verdict.and_then(|verdict| verdict.witness).map(witness_name),
-            verdict: inspection.standing().as_str().to_owned(),
+            witnessed: judgement.and_then(|judgement| witness_name(judgement.ground)),
+            verdict: inspection.verdict().as_str().to_owned(),
+            ground: judgement.map(|judgement| judgement.ground.as_str().to_owned()),
             removed: inspection.is_removed,
             cause: inspection.cause.as_ref().map(refusal),
         }
@@ -395,14 +400,14 @@ impl From<Inspection> for Inspected {
 
 #[napi(catch_unwind)]
 pub fn held_locks() -> Vec<HeldHere> {
-    registry::held().into_iter().map(HeldHere::from).collect()
+    locks::held().into_iter().map(HeldHere::from).collect()
 }
 
 impl From<Held> for HeldHere {
     fn from(held: Held) -> Self {
         Self {
             lock_path: text(&held.lock_path),
-            acquired_at_ms: held.acquired_at_ms as f64,
+            acquired_at_ms: os::wall_ms() as f64 - held.held_for.as_millis() as f64,
             held_for_ms: held.held_for.as_secs_f64() * 1_000.0,
             max_hold_ms: held.limit.as_millis() as f64,
             acquisitions: held.acquisitions as u32,
@@ -415,12 +420,9 @@ fn measure(stale_ms: f64, now_ms: Option<f64>) -> Measure {
     Measure { stale_ms: whole_ms(stale_ms), now_ms: now_ms.map(|now_ms| now_ms as i64) }
 }
 
-fn witness_name(witness: Witness) -> String {
-    let name = match witness {
-        Witness::Flock => "flock",
-        Witness::OpenForWriting => "open-for-writing",
-    };
-    name.to_owned()
+fn witness_name(ground: Ground) -> Option<String> {
+    let is_witness = matches!(ground, Ground::Flock | Ground::OpenForWriting);
+    is_witness.then(|| ground.as_str().to_owned())
 }
 
 // --- Single questions ---------------------------------------------------------------------------
@@ -428,13 +430,13 @@ fn witness_name(witness: Witness) -> String {
 /// Whether a granted lock is still there when its caller hears of it.
 #[napi(catch_unwind)]
 pub fn is_registered(handle: f64) -> bool {
-    registry::is_registered(handle_from(handle))
+    locks::is_registered(handle_from(handle))
 }
 
 /// Asks the file system.
 #[napi(catch_unwind)]
 pub fn is_held(handle: f64) -> bool {
-    registry::is_held(handle_from(handle))
+    locks::is_held(handle_from(handle))
 }
 
 #[napi(catch_unwind)]
@@ -449,44 +451,44 @@ pub fn process_comm() -> String {
 
 #[napi(catch_unwind)]
 pub fn process_comm_for_pid(pid: f64) -> Option<String> {
-    process::pid_from_number(pid).and_then(Process::find).and_then(Process::name)
+    process::pid_from_number(pid).and_then(os::find_process).and_then(process::name_of)
 }
 
 #[napi(catch_unwind)]
 pub fn process_start_time(pid: f64) -> Option<f64> {
-    let process = process::pid_from_number(pid).and_then(Process::find)?;
+    let process = process::pid_from_number(pid).and_then(os::find_process)?;
     process.start_time.map(|ticks| ticks as f64)
 }
 
 /// For tests: what woke this process's waiters.
 #[napi(catch_unwind)]
 pub fn wake_ups() -> WakeUps {
-    let wait::WakeUps { events, timers } = wait::wake_ups();
+    let os::WakeUps { events, timers } = os::wake_ups();
     WakeUps { events: events as f64, timers: timers as f64 }
 }
 
-/// For tests: the watchdog's look, so many milliseconds ahead of its time.
+/// For tests: runs the watchdog as if `ahead_ms` had passed.
 #[napi(catch_unwind)]
 pub fn run_watchdog(ahead_ms: f64) {
-    let now = Instant::now().checked_add(Duration::from_millis(whole_ms(ahead_ms)));
-    now.into_iter().for_each(registry::run_watchdog);
+    let now = os::now().checked_add(Duration::from_millis(whole_ms(ahead_ms)));
+    now.into_iter().for_each(locks::run_watchdog);
 }
 
 /// For tests.
 #[napi(catch_unwind)]
 pub fn watchdog_releases() -> f64 {
-    registry::watchdog_releases() as f64
+    locks::watchdog_releases() as f64
 }
 
 /// For tests.
 #[napi(catch_unwind)]
 pub fn is_idle() -> bool {
-    registry::is_idle()
+    locks::is_idle()
 }
 
 fn tell_outcome(tell: &Tell, ticket: f64, outcome: Outcome) {
     let message = Message { ticket: Some(ticket), outcome: Some(outcome), ..Message::default() };
-    // It fails only if the environment has ended; `registry::end` then clears up after it.
+    // It fails only if the environment has ended; `locks::end` then clears up after it.
     tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
 }
 
@@ -500,38 +502,53 @@ impl From<Grant> for Outcome {
 impl From<Error> for Outcome {
     fn from(error: Error) -> Self {
         match error {
-            Error::Timeout { lock_path, report, .. } => {
-                Self { timeout: Some(timeout(&lock_path, &report)), ..Self::default() }
+            Error::Timeout { lock_path, report, cause, .. } => {
+                let timeout = timeout(&lock_path, &report, cause.as_deref());
+                Self { timeout: Some(timeout), ..Self::default() }
             }
             error => Self { refusal: Some(refusal(&error)), ..Self::default() },
         }
     }
 }
 
-/// What became of a release.
+/// The outcome of a release.
 fn released(result: std::result::Result<(), Error>) -> Outcome {
     result.map_or_else(Outcome::from, |()| Outcome::default())
 }
 
-fn timeout(lock_path: &Path, report: &Report) -> Timeout {
-    let reasons = report.verdict.iter().flat_map(|verdict| &verdict.reasons);
+fn timeout(lock_path: &Path, report: &Report, cause: Option<&Error>) -> Timeout {
+    let reasons = report.judgement.iter().flat_map(|judgement| &judgement.reasons);
     Timeout {
         lock_path: text(lock_path),
         owner: report.owner(),
         holder: report.record.as_ref().map(Record::encode),
         stale_reasons: reasons.map(|reason| reason.as_str().to_owned()).collect(),
-        cause: report.cause.as_ref().map(refusal),
+        cause: cause.map(refusal),
     }
 }
 
 fn refusal(error: &Error) -> Refusal {
     let (path, errno, syscall) = match error {
-        Error::System { errno, syscall, path } => {
-            (path, Some(errno.raw_os_error()), Some((*syscall).to_owned()))
-        }
-        Error::NotAFile { path, .. } | Error::Timeout { lock_path: path, .. } => (path, None, None),
+        Error::System { errno, syscall, path } => (path, Some(*errno), Some((*syscall).to_owned())),
+        Error::NotAFile { path, .. }
+        | Error::Guarded { path }
+        | Error::Bug { path }
+        | Error::Timeout { lock_path: path, .. } => (path, None, None),
     };
-    Refusal { message: error.to_string(), path: text(path), errno, syscall }
+    let kind = match error {
+        Error::NotAFile { .. } => "not-a-file",
+        Error::Guarded { .. } => "guarded",
+        Error::Bug { .. } => "bug",
+        Error::System { .. } | Error::Timeout { .. } => "system",
+    };
+    Refusal {
+        message: error.to_string(),
+        kind: kind.to_owned(),
+        path: text(path),
+        errno: errno.map(os::Errno::raw),
+        name: errno.and_then(os::Errno::name).map(str::to_owned),
+        syscall,
+    }
 }
 
 fn loss_name(loss: Loss) -> String {
@@ -543,8 +560,8 @@ fn loss_name(loss: Loss) -> String {
     name.to_owned()
 }
 
-/// Paths come from JavaScript strings, so nothing is lost on the way back. Only a sweep finds other
-/// names; of those that aren't UTF-8 it shows what can be shown.
+/// Paths come from JavaScript strings, so nothing is lost on the way back. Only a sweep can find names that are
+/// not UTF-8; wrong bytes become U+FFFD.
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

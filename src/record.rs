@@ -5,15 +5,13 @@
 //! absent, and a text that is no JSON object has no record in it. The layout is the one that
 //! `JSON.stringify(record, null, 2)` gives, which processes with the older TypeScript lock read.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use serde::Serialize;
 use serde_json::Value;
 
 /// More than this is no record: ours are a few hundred bytes.
 pub const MAX_BYTES: usize = 16 * 1024;
-
-/// Stands in the place of a record's first byte while the rest of it is written over another record:
-/// no mixture of two records may be read, and this is no JSON.
-pub const BEING_WRITTEN: u8 = b'!';
 
 /// The JSON in a lock file, in the order in which it is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -65,6 +63,11 @@ impl Record {
         serde_json::to_string_pretty(self).expect("strings and numbers serialise")
     }
 
+    /// When the lock was acquired, in milliseconds since the epoch.
+    pub fn created_at_ms(&self) -> Option<i64> {
+        from_iso(self.created_at.as_deref()?)
+    }
+
     /// Whether its writer keeps a flock for as long as it holds.
     pub fn promises_flock(&self) -> bool {
         self.witness == Some(DeclaredWitness::Flock)
@@ -74,10 +77,6 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_BYTES {
             return None;
-        }
-        if bytes.first() == Some(&BEING_WRITTEN) {
-            // By one who has the flock, or had it and died.
-            return Some(Self { witness: Some(DeclaredWitness::Flock), ..Self::default() });
         }
         // Field by field: of a repeated key the last one counts, as in `JSON.parse`, and what has
         // the wrong type costs no other field.
@@ -107,6 +106,23 @@ impl DeclaredWitness {
     }
 }
 
+/// An instant, in milliseconds since the epoch, as JavaScript's `toISOString` writes it.
+pub fn to_iso(ms: i64) -> String {
+    let since_epoch = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    let instant = UNIX_EPOCH.checked_add(since_epoch).filter(|_| ms < YEAR_10_000_MS);
+    humantime::format_rfc3339_millis(instant.unwrap_or(UNIX_EPOCH)).to_string()
+}
+
+/// Where `toISOString` begins to write six digits of a year, and a clock is broken.
+const YEAR_10_000_MS: i64 = 253_402_300_800_000;
+
+/// The instant that a text like `toISOString`'s names, in milliseconds since the epoch.
+fn from_iso(text: &str) -> Option<i64> {
+    let instant = humantime::parse_rfc3339(text).ok()?;
+    let since_epoch = instant.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since_epoch.as_millis()).ok()
+}
+
 /// A whole number as JavaScript sees one: `4`, `4.0` and `4e0` are the same.
 fn whole(value: &Value) -> Option<u64> {
     const MAX_SAFE_INTEGER: f64 = 9_007_199_254_740_991.0;
@@ -116,69 +132,4 @@ fn whole(value: &Value) -> Option<u64> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked just above
         fits.then_some(number as u64)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn decode(text: &str) -> Option<Record> {
-        Record::decode(text.as_bytes())
-    }
-
-    #[test]
-    fn a_record_reads_back_as_it_was_written() {
-        let record = Record {
-            pid: Some(4242),
-            created_at: Some("2026-07-01T10:00:00.000Z".into()),
-            starttime: Some(123),
-            comm: Some("node".into()),
-            max_hold_ms: Some(300_000),
-            boot_id: Some("b".into()),
-            pid_namespace: Some(4_026_531_836),
-            witness: Some(DeclaredWitness::Flock),
-            token: Some("t".into()),
-        };
-        assert_eq!(decode(&record.encode()), Some(record));
-    }
-
-    #[test]
-    fn the_layout_is_json_stringify_with_two_spaces() {
-        let record = Record { pid: Some(7), comm: Some("a\"b".into()), ..Record::default() };
-        assert_eq!(record.encode(), "{\n  \"pid\": 7,\n  \"comm\": \"a\\\"b\"\n}");
-    }
-
-    #[test]
-    fn what_is_no_object_has_no_record_in_it() {
-        let deep = "[".repeat(100_000);
-        for text in ["", "{", "null", "[]", "7", "\"x\"", "{\"pid\":1}x", "\u{feff}{}", &deep] {
-            assert_eq!(decode(text), None, "{text:.20}");
-        }
-        assert_eq!(Record::decode(b"{\"comm\":\"\xff\"}"), None);
-        assert_eq!(Record::decode(&vec![b' '; MAX_BYTES + 1]), None);
-    }
-
-    #[test]
-    fn a_field_of_the_wrong_type_counts_as_absent_and_costs_no_other_field() {
-        for pid in ["\"7\"", "-7", "0", "1.5", "1e300", "4294967296", "null", "true", "[7]", "{}"] {
-            let record = decode(&format!("{{\"pid\":{pid},\"comm\":\"node\"}}")).unwrap();
-            assert_eq!((record.pid, record.comm.as_deref()), (None, Some("node")), "{pid}");
-        }
-        let record = decode(r#"{"witness":"oath","createdAt":5,"starttime":"9","token":{}}"#);
-        assert_eq!(record, Some(Record::default()));
-    }
-
-    #[test]
-    fn a_record_that_is_being_written_over_another_promises_a_flock_and_no_more() {
-        let promise = Record { witness: Some(DeclaredWitness::Flock), ..Record::default() };
-        assert_eq!(decode("!\n  \"pid\": 7\n}"), Some(promise));
-    }
-
-    #[test]
-    fn numbers_read_as_javascript_reads_them() {
-        assert_eq!(decode(r#"{"pid":4.2e1}"#).unwrap().pid, Some(42));
-        assert_eq!(decode(r#"{"pid":1,"pid":2}"#).unwrap().pid, Some(2));
-        assert_eq!(decode(r#"{"starttime":0}"#).unwrap().starttime, Some(0));
-        assert_eq!(decode(r#"{"maxHoldMs":0}"#).unwrap().max_hold_ms, None);
-    }
 }

@@ -1,33 +1,77 @@
-//! Is the holder of a lock file alive? The one place that decides.
+//! Is the holder of a lock file alive, and on what ground? The one place that decides.
 //!
-//! Witness before evidence. A flock proves life and ends the question. A record whose writer promised
-//! to keep a flock is dead without one. An open writer proves life where no flock was promised (where
-//! one was, it may be somebody who waits to be the next). Only then do the record and
-//! `/proc` count, and age counts last and least: it never overrides a witness, nor proof that the
-//! very process lives. Where nothing can be known, the holder counts as alive.
+//! Pure: facts in, a judgement out. A *witness* is asked before *evidence*. A taken flock proves that the
+//! holder is alive. If the record promises a flock and the flock is free, the holder is dead. If no flock was
+//! promised, an open writer proves that the holder is alive. Then the record and `/proc` decide, and age comes
+//! last: it never overrides a witness, nor proof that the recorded process is alive. If nothing is known, the
+//! holder counts as alive.
 
-use crate::process::{self, Own, Process};
+use crate::os::{Lease, Process};
+use crate::process::{Own, may_be_called};
 use crate::record::Record;
-use crate::time;
-use crate::witness::{Testimony, Witness};
 
-/// How long a contender believes in a holder that nothing proves.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// A lock older than this is given up, in milliseconds, where only age can tell.
+/// Everything that was seen of a lock file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The record, if there is one.
+    pub record: Option<Record>,
+    /// Who has its flock.
+    pub flock: Flock,
+    /// Whether anybody has it open for writing. Not asked where the answer would mean nothing.
+    pub writer: Lease,
+    /// Whether the file system is this kernel's own, so that its locks mean what they say.
+    pub is_trusted: bool,
+    /// Whether this very process holds the lock, as far as it knows.
+    pub is_held_here: bool,
+    /// When it was last written, by a clock that anybody may set; milliseconds since the epoch.
+    pub modified_ms: i64,
+    /// When the kernel last noted a change of it; milliseconds since the epoch.
+    pub changed_ms: i64,
+    /// The process that has the recorded number now.
+    pub process: LookUp,
+}
+
+/// Who has the flock of a lock file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flock {
+    /// Somebody else.
+    Theirs,
+    /// We have it, so nobody else has.
+    Ours,
+    /// The file system has no flocks, or can't tell.
+    Unknown,
+}
+
+/// The result of looking the recorded pid up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookUp {
+    /// Not looked up: see [`Facts::pid_to_look_up`].
+    NotAsked,
+    /// No process has that number.
+    NoSuchProcess,
+    /// This process has that number.
+    Found(Process),
+}
+
+/// How old a lock must be before its age counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Where nothing but age decides, a lock older than this is dead, in milliseconds.
     pub stale_ms: u64,
-    /// How old a file must be, in milliseconds, before it counts that no process has it open:
-    /// its writer may be between creating it and writing it.
+    /// A file that no process has open for writing is dead once it is older than this, in milliseconds. An
+    /// older process's release closes the file a moment before it removes it.
     pub grace_ms: u64,
 }
 
-impl Patience {
+impl Limits {
     /// The grace for contenders with time to wait.
     const LONG_GRACE_MS: u64 = 30_000;
     /// The grace for contenders that give up before the long one is over.
     const SHORT_GRACE_MS: u64 = 5_000;
+    /// The grace for a file that names no process. Its creator keeps it open until the record is written.
+    const UNWRITTEN_GRACE_MS: u64 = 2_000;
 
-    /// The patience of a contender that waits for `timeout_ms`, if it has a limit.
+    /// The limits of a contender that waits for `timeout_ms`, if it has a limit.
     pub fn new(stale_ms: u64, timeout_ms: Option<u64>) -> Self {
         let hurried = timeout_ms.is_some_and(|timeout_ms| timeout_ms < Self::LONG_GRACE_MS);
         let grace_ms = if hurried { Self::SHORT_GRACE_MS } else { Self::LONG_GRACE_MS };
@@ -35,57 +79,18 @@ impl Patience {
     }
 }
 
-/// Everything that was seen of a lock file.
-#[expect(clippy::struct_excessive_bools, reason = "facts, independent of each other")]
-#[derive(Debug, Clone)]
-pub struct Sighting {
-    /// What it says, if anything.
-    pub record: Option<Record>,
-    /// When it was last written, in milliseconds since the epoch.
-    pub modified_ms: i64,
-    /// Whether somebody had the flock.
-    pub flocked: bool,
-    /// Whether we have the flock, so that nobody else can.
-    pub has_flock: bool,
-    /// Whether somebody could be proved to have it open.
-    pub testimony: Testimony,
-    /// Whether the file system is this kernel's own.
-    pub is_local: bool,
-    /// Whether this very process holds the lock, as far as it knows.
-    pub is_held_here: bool,
-}
-
-/// What a [`Sighting`] amounts to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// Whether the lock has to be respected.
-    pub is_alive: bool,
-    /// Whether a witness or the record's very process proves the holder.
-    pub is_proved: bool,
-    /// Whether the process that wrote the record may live, though it may hold nothing.
-    pub process_may_live: bool,
-    /// What proved it.
-    pub witness: Option<Witness>,
-    /// What speaks against the holder; a live one can be too old.
-    pub reasons: Vec<Reason>,
-    /// Since the record was written, in milliseconds; `None` where it doesn't say when.
-    pub age_ms: Option<u64>,
-    /// In how many milliseconds a live lock would be given up because of its age alone.
-    pub matures_in_ms: Option<u64>,
-}
-
-/// A [`Verdict`] in a word.
+/// Whether a lock has to be respected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Verdict {
     /// The holder is proved to live.
     Held,
-    /// A contender takes it over.
+    /// A contender takes the lock over.
     Dead,
     /// Can't know: counts as alive.
     Unknown,
 }
 
-impl Standing {
+impl Verdict {
     /// The word.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -96,14 +101,84 @@ impl Standing {
     }
 }
 
-impl Verdict {
-    /// What it comes to.
-    pub fn standing(&self) -> Standing {
-        match (self.is_alive, self.is_proved) {
-            (false, _) => Standing::Dead,
-            (true, true) => Standing::Held,
-            (true, false) => Standing::Unknown,
+/// The ground of a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ground {
+    /// Somebody has the flock. Held.
+    Flock,
+    /// Somebody has the file open for writing. Held.
+    OpenForWriting,
+    /// The process that wrote the record lives: same number, same start time. Held.
+    SameProcess,
+    /// This very process holds it. Held.
+    ThisProcess,
+    /// Its writer promised to keep a flock, and nobody has it. Dead.
+    FlockGone,
+    /// No process has the recorded number. Dead.
+    NoSuchProcess,
+    /// Another process has the recorded number by now. Dead.
+    OtherProcess,
+    /// The machine was restarted since. Dead.
+    OtherBoot,
+    /// The record names this process, which doesn't hold the lock. Dead.
+    OrphanOfThisProcess,
+    /// Nobody has the file open, and it is old enough for that to count. Dead.
+    OpenNowhere,
+    /// Nothing proves or refutes the holder, and the lock is older than `staleMs`. Dead.
+    TooOld,
+    /// Nobody has the file open, and it is too young for that to count. Unknown.
+    TooYoung,
+    /// Nothing proves or refutes the holder. Unknown.
+    NoProof,
+}
+
+impl Ground {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Flock => "flock",
+            Self::OpenForWriting => "open-for-writing",
+            Self::SameProcess => "same-process",
+            Self::ThisProcess => "this-process",
+            Self::FlockGone => "flock-gone",
+            Self::NoSuchProcess => "no-such-process",
+            Self::OtherProcess => "other-process",
+            Self::OtherBoot => "other-boot",
+            Self::OrphanOfThisProcess => "orphan-of-this-process",
+            Self::OpenNowhere => "open-nowhere",
+            Self::TooOld => "too-old",
+            Self::TooYoung => "too-young",
+            Self::NoProof => "no-proof",
         }
+    }
+}
+
+/// What [`Facts`] amount to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whether the lock has to be respected.
+    pub verdict: Verdict,
+    /// Why.
+    pub ground: Ground,
+    /// What speaks against the holder, in the words of the older module. A live holder can have reasons, too.
+    pub reasons: Vec<Reason>,
+    /// The age by the record's `createdAt`, in milliseconds; `None` without one.
+    pub age_ms: Option<u64>,
+    /// In how many milliseconds a lock that counts as alive becomes dead by age.
+    pub matures_in_ms: Option<u64>,
+}
+
+impl Judgement {
+    /// Whether the lock has to be respected.
+    pub fn is_alive(&self) -> bool {
+        self.verdict != Verdict::Dead
+    }
+
+    /// Whether the process that wrote the record may live, though it may hold nothing.
+    pub fn process_may_live(&self) -> bool {
+        let dead = [Reason::DeadPid, Reason::RecycledPid, Reason::OrphanSelfPid];
+        let is_named = !self.reasons.contains(&Reason::MissingPid);
+        !self.reasons.iter().any(|reason| dead.contains(reason)) && (is_named || self.is_alive())
     }
 }
 
@@ -112,7 +187,7 @@ impl Verdict {
 pub enum Reason {
     /// The record names no process.
     MissingPid,
-    /// No such process exists; or it may, but has lost the flock that it promised.
+    /// The process does not exist, or has lost the flock that its record promised.
     DeadPid,
     /// The number belongs to another process by now.
     RecycledPid,
@@ -141,132 +216,163 @@ impl Reason {
     }
 }
 
+/// What a time-out error or an inspection says about a lock file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The record.
+    pub record: Option<Record>,
+    /// The judgement; `None` if the file could not be read, or changed too often.
+    pub judgement: Option<Judgement>,
+}
+
+impl Report {
+    /// Judges `facts` as of `now_ms`, in milliseconds since the epoch.
+    pub fn new(facts: &Facts, own: &Own, limits: Limits, now_ms: i64) -> Self {
+        let judgement = Some(facts.judge(own, limits, now_ms));
+        Self { record: facts.record.clone(), judgement }
+    }
+
+    /// The holder in the words of the older lock module: `pid=7 alive=true ageMs=1200`.
+    pub fn owner(&self) -> String {
+        let judgement = self.judgement.as_ref();
+        let mut owner = match self.record.as_ref().and_then(|record| record.pid) {
+            Some(pid) => {
+                format!("pid={pid} alive={}", judgement.is_none_or(Judgement::is_alive))
+            }
+            None => "owner=unknown".to_owned(),
+        };
+        if let Some(age_ms) = judgement.and_then(|judgement| judgement.age_ms) {
+            owner.push_str(" ageMs=");
+            owner.push_str(&age_ms.to_string());
+        }
+        owner
+    }
+}
+
 /// What the record and `/proc` say together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Evidence {
     /// The process that wrote the record is no more.
-    Gone(Reason),
+    Gone(Ground, Reason),
     /// It lives.
-    Same,
+    Same(Ground),
     /// Nothing proves or refutes it.
     Maybe,
 }
 
-/// For how long a lock has to be respected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Life {
-    /// For as long as the proof stands.
-    Proved,
-    /// For so many milliseconds.
-    Left(u64),
-    Over,
-}
-
-impl Life {
-    fn until(age_ms: u64, limit_ms: u64) -> Self {
-        // One more: the limit itself is still within it.
-        limit_ms.checked_sub(age_ms).map_or(Self::Over, |left_ms| Self::Left(left_ms + 1))
-    }
-}
-
-impl Sighting {
-    /// Whether the record's writer keeps a flock while it holds.
-    pub fn is_by_flock_holder(&self) -> bool {
-        self.record.as_ref().is_some_and(Record::promises_flock)
+impl Facts {
+    /// The pid whose process has to be looked up for the verdict.
+    pub fn pid_to_look_up(&self, own: &Own) -> Option<i32> {
+        self.pid_for_reasons(own).filter(|_| !self.has_lost_its_flock())
     }
 
-    /// Whether its writer would have the flock if it held the lock, and hasn't.
-    pub fn has_broken_its_promise(&self) -> bool {
-        self.is_by_flock_holder() && self.is_local && self.has_flock
+    /// The pid whose process has to be looked up for the reasons, also where the verdict is clear without it.
+    pub fn pid_for_reasons(&self, own: &Own) -> Option<i32> {
+        let record = self.record.as_ref()?;
+        let is_ours = !differ(record.boot_id.as_ref(), own.boot_id.as_ref())
+            && !differ(record.pid_namespace.as_ref(), own.pid_namespace.as_ref());
+        record.pid.filter(|&pid| self.witness().is_none() && is_ours && pid != own.pid)
     }
 
-    /// Judges what was seen.
-    pub fn judge(&self, patience: Patience) -> Verdict {
-        self.judge_at(patience, time::now_ms())
+    /// Whether the record promises a flock and nobody has it: the writer does not hold the lock any more.
+    pub fn has_lost_its_flock(&self) -> bool {
+        let is_promised = self.record.as_ref().is_some_and(Record::promises_flock);
+        is_promised && self.is_trusted && self.flock == Flock::Ours
     }
 
-    /// The same for an instant, in milliseconds since the epoch: ages are reckoned from there.
-    pub fn judge_at(&self, patience: Patience, now_ms: i64) -> Verdict {
-        let age_ms = self.created_at_ms().map(|then| elapsed(then, now_ms));
-        let file_age_ms = elapsed(self.modified_ms, now_ms);
-        let known_age_ms = age_ms.unwrap_or(file_age_ms);
+    /// Judges what was seen, as of an instant in milliseconds since the epoch.
+    pub fn judge(&self, own: &Own, limits: Limits, now_ms: i64) -> Judgement {
+        let created_ms = self.record.as_ref().and_then(Record::created_at_ms);
+        let age_ms = created_ms.map(|then| elapsed(then, now_ms));
+        let file_age_ms = self.file_age_ms(now_ms);
+        // If `createdAt` is in the future, the file's own times count.
+        let known_age_ms =
+            created_ms.filter(|then| *then <= now_ms).and(age_ms).unwrap_or(file_age_ms);
 
-        let witness = self.witness();
-        let evidence = match witness {
-            Some(_) => Evidence::Same,
-            None => self.evidence(&process::own(), Process::find),
+        let evidence = match self.witness() {
+            Some(ground) => Evidence::Same(ground),
+            None => self.evidence(own),
         };
-        let no_writer = self.testimony == Testimony::NoWriter;
-        let broke_its_promise = self.has_broken_its_promise();
-        // How long it is alive: for good, not at all, or until some age.
-        let life = match evidence {
-            _ if witness.is_some() => Life::Proved,
-            _ if broke_its_promise => Life::Over,
-            Evidence::Gone(_) => Life::Over,
-            // Its release closed the file and then could not remove it.
-            Evidence::Same if no_writer => Life::until(known_age_ms, patience.stale_ms),
-            Evidence::Same => Life::Proved,
-            Evidence::Maybe if no_writer => Life::until(file_age_ms, patience.grace_ms),
-            Evidence::Maybe => Life::until(known_age_ms, patience.stale_ms),
+        let is_open_nowhere = self.writer == Lease::Granted;
+        let (verdict, ground, matures_in_ms) = match evidence {
+            Evidence::Same(ground @ (Ground::Flock | Ground::OpenForWriting)) => {
+                (Verdict::Held, ground, None)
+            }
+            _ if self.has_lost_its_flock() => (Verdict::Dead, Ground::FlockGone, None),
+            Evidence::Gone(ground, _) => (Verdict::Dead, ground, None),
+            // A release of the older module closed the file and then could not remove it.
+            Evidence::Same(ground) if is_open_nowhere => {
+                match time_left(known_age_ms, limits.stale_ms) {
+                    None => (Verdict::Dead, Ground::OpenNowhere, None),
+                    left => (Verdict::Held, ground, left),
+                }
+            }
+            Evidence::Same(ground) => (Verdict::Held, ground, None),
+            Evidence::Maybe if is_open_nowhere => {
+                let has_pid = self.record.as_ref().is_some_and(|record| record.pid.is_some());
+                let grace_ms = if has_pid {
+                    limits.grace_ms
+                } else {
+                    limits.grace_ms.min(Limits::UNWRITTEN_GRACE_MS)
+                };
+                match time_left(file_age_ms, grace_ms) {
+                    None => (Verdict::Dead, Ground::OpenNowhere, None),
+                    left => (Verdict::Unknown, Ground::TooYoung, left),
+                }
+            }
+            Evidence::Maybe => match time_left(known_age_ms, limits.stale_ms) {
+                None => (Verdict::Dead, Ground::TooOld, None),
+                left => (Verdict::Unknown, Ground::NoProof, left),
+            },
         };
 
         let has_pid = self.record.as_ref().is_some_and(|record| record.pid.is_some());
         let max_hold_ms = self.record.as_ref().and_then(|record| record.max_hold_ms);
         let against_the_process = match evidence {
-            Evidence::Gone(reason) => Some(reason),
+            Evidence::Gone(_, reason) => Some(reason),
             _ if !has_pid => Some(Reason::MissingPid),
-            Evidence::Maybe if broke_its_promise => Some(Reason::DeadPid),
+            Evidence::Maybe if ground == Ground::FlockGone => Some(Reason::DeadPid),
             _ => None,
         };
         let reasons = [
             against_the_process,
             age_ms.is_none().then_some(Reason::InvalidCreatedAt),
-            (known_age_ms > patience.stale_ms).then_some(Reason::TooOld),
+            (known_age_ms > limits.stale_ms).then_some(Reason::TooOld),
             max_hold_ms.is_some_and(|max| known_age_ms > max).then_some(Reason::HoldExceeded),
         ];
-        let is_alive = life != Life::Over;
-        Verdict {
-            is_alive,
-            is_proved: evidence == Evidence::Same,
-            process_may_live: match against_the_process {
-                None => true,
-                Some(Reason::MissingPid) => is_alive,
-                Some(_) => false,
-            },
-            witness,
-            reasons: reasons.into_iter().flatten().collect(),
-            age_ms,
-            matures_in_ms: if let Life::Left(ms) = life { Some(ms) } else { None },
-        }
+        let reasons = reasons.into_iter().flatten().collect();
+        Judgement { verdict, ground, reasons, age_ms, matures_in_ms }
     }
 
-    fn witness(&self) -> Option<Witness> {
-        if self.flocked {
-            Some(Witness::Flock)
-        } else if self.has_broken_its_promise() {
-            None
-        } else if self.testimony == Testimony::Writer {
-            Some(Witness::OpenForWriting)
+    /// What the kernel proves.
+    fn witness(&self) -> Option<Ground> {
+        if self.flock == Flock::Theirs {
+            Some(Ground::Flock)
+        } else if self.writer == Lease::Refused && !self.has_lost_its_flock() {
+            Some(Ground::OpenForWriting)
         } else {
             None
         }
     }
 
-    fn created_at_ms(&self) -> Option<i64> {
-        let created_at = self.record.as_ref()?.created_at.as_deref()?;
-        time::from_iso(created_at)
+    /// The time since the last write. If that is in the future, somebody has set it: then the kernel's `ctime`
+    /// counts.
+    fn file_age_ms(&self, now_ms: i64) -> u64 {
+        let then = if self.modified_ms > now_ms { self.changed_ms } else { self.modified_ms };
+        elapsed(then, now_ms)
     }
 
-    fn evidence(&self, own: &Own, find: impl Fn(i32) -> Option<Process>) -> Evidence {
-        let Some(record) = &self.record else {
-            return Evidence::Maybe;
-        };
-        let Some(pid) = record.pid else {
+    fn evidence(&self, own: &Own) -> Evidence {
+        let Some((record, pid)) = self.record.as_ref().and_then(|r| Some((r, r.pid?))) else {
             return Evidence::Maybe;
         };
         if differ(record.boot_id.as_ref(), own.boot_id.as_ref()) {
             // Another boot of this machine, or, where a folder is shared, another machine.
-            return if self.is_local { Evidence::Gone(Reason::DeadPid) } else { Evidence::Maybe };
+            return if self.is_trusted {
+                Evidence::Gone(Ground::OtherBoot, Reason::DeadPid)
+            } else {
+                Evidence::Maybe
+            };
         }
         if differ(record.pid_namespace.as_ref(), own.pid_namespace.as_ref()) {
             return Evidence::Maybe;
@@ -274,43 +380,51 @@ impl Sighting {
         if pid == own.pid {
             return self.evidence_about_ourselves(record, own);
         }
-        find(pid).map_or(Evidence::Gone(Reason::DeadPid), |process| compare(record, &process))
+        match &self.process {
+            LookUp::Found(process) => compare(record, process),
+            LookUp::NoSuchProcess => Evidence::Gone(Ground::NoSuchProcess, Reason::DeadPid),
+            LookUp::NotAsked => Evidence::Maybe,
+        }
     }
 
-    /// The record has our number. Either it is ours, or a predecessor's with the same one, which
-    /// in a container is the rule.
+    /// The record has our pid. Either this process wrote it, or an earlier one with the same pid: in a
+    /// container the pid is the same after every restart.
     fn evidence_about_ourselves(&self, record: &Record, own: &Own) -> Evidence {
         if self.is_held_here {
-            return Evidence::Same;
+            return Evidence::Same(Ground::ThisProcess);
         }
         match (record.starttime, own.start_time) {
-            (Some(theirs), Some(ours)) if theirs != ours => Evidence::Gone(Reason::RecycledPid),
+            (Some(theirs), Some(ours)) if theirs != ours => RECYCLED,
             // Another lock module in this process may hold it, and nothing can prove that it
             // doesn't.
-            (Some(_), Some(_)) if self.testimony == Testimony::None => Evidence::Same,
-            _ => Evidence::Gone(Reason::OrphanSelfPid),
+            (Some(_), Some(_)) if self.writer == Lease::Unanswered => {
+                Evidence::Same(Ground::ThisProcess)
+            }
+            _ => Evidence::Gone(Ground::OrphanOfThisProcess, Reason::OrphanSelfPid),
         }
     }
 }
+
+const RECYCLED: Evidence = Evidence::Gone(Ground::OtherProcess, Reason::RecycledPid);
 
 /// Whether the process that has the number now is the one that wrote the record.
 fn compare(record: &Record, process: &Process) -> Evidence {
     match (record.starttime, process.start_time) {
         (Some(theirs), Some(found)) if !process.in_other_time_namespace => {
             if theirs == found {
-                Evidence::Same
+                Evidence::Same(Ground::SameProcess)
             } else {
-                Evidence::Gone(Reason::RecycledPid)
+                RECYCLED
             }
         }
         _ => match &record.comm {
-            Some(comm) if !process.may_be_called(comm) => Evidence::Gone(Reason::RecycledPid),
+            Some(comm) if !may_be_called(process, comm) => RECYCLED,
             _ => Evidence::Maybe,
         },
     }
 }
 
-/// Both known, and not the same.
+/// Whether both are known and differ.
 fn differ<T: PartialEq>(theirs: Option<&T>, ours: Option<&T>) -> bool {
     theirs.is_some() && ours.is_some() && theirs != ours
 }
@@ -320,218 +434,8 @@ fn elapsed(then_ms: i64, now_ms: i64) -> u64 {
     u64::try_from(now_ms.saturating_sub(then_ms)).unwrap_or(0)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::process::Executable;
-    use crate::record::DeclaredWitness;
-
-    const PATIENCE: Patience = Patience { stale_ms: 60_000, grace_ms: 5_000 };
-    const THEM: i32 = 77;
-
-    fn own() -> Own {
-        Own {
-            pid: 42,
-            start_time: Some(1_000),
-            comm: "node".into(),
-            boot_id: Some("this boot".into()),
-            pid_namespace: Some(1),
-        }
-    }
-
-    fn seen(record: Record) -> Sighting {
-        Sighting {
-            record: Some(record),
-            modified_ms: time::now_ms(),
-            flocked: false,
-            has_flock: true,
-            testimony: Testimony::NoWriter,
-            is_local: true,
-            is_held_here: false,
-        }
-    }
-
-    fn by(pid: i32) -> Record {
-        Record {
-            pid: Some(pid),
-            created_at: Some(time::to_iso(time::now_ms())),
-            ..Record::default()
-        }
-    }
-
-    fn node_since(start_time: u64) -> Process {
-        Process {
-            start_time: Some(start_time),
-            executable: Executable::Named("node".into()),
-            task_name: Some("MainThread".into()),
-            in_other_time_namespace: false,
-        }
-    }
-
-    fn weigh(sighting: &Sighting, process: Option<&Process>) -> Evidence {
-        sighting.evidence(&own(), |_| process.cloned())
-    }
-
-    #[test]
-    fn a_witness_proves_life_whatever_the_record_says() {
-        let dead = Record { pid: Some(i32::MAX), ..Record::default() };
-        for (flocked, testimony) in [(true, Testimony::None), (false, Testimony::Writer)] {
-            let sighting = Sighting { flocked, testimony, modified_ms: 0, ..seen(dead.clone()) };
-            let verdict = sighting.judge(Patience { stale_ms: 1, grace_ms: 1 });
-            assert!(verdict.is_alive && verdict.witness.is_some());
-        }
-    }
-
-    #[test]
-    fn a_flock_holders_record_without_a_flock_is_dead_even_if_its_process_lives() {
-        let own = process::own();
-        let record = Record {
-            starttime: own.start_time,
-            witness: Some(DeclaredWitness::Flock),
-            ..by(own.pid)
-        };
-        assert!(!seen(record.clone()).judge(PATIENCE).is_alive);
-        // ... but not where a flock may be another machine's.
-        let far = Sighting { is_local: false, testimony: Testimony::None, ..seen(record) };
-        assert!(far.judge(PATIENCE).is_alive);
-    }
-
-    #[test]
-    fn a_flock_holders_record_without_a_flock_is_dead_even_if_somebody_has_it_open_for_writing() {
-        let record = Record { witness: Some(DeclaredWitness::Flock), ..by(THEM) };
-        let waited_for = Sighting { testimony: Testimony::Writer, ..seen(record) };
-        assert!(!waited_for.judge(PATIENCE).is_alive);
-    }
-
-    #[test]
-    fn no_such_process_is_gone() {
-        assert_eq!(weigh(&seen(by(THEM)), None), Evidence::Gone(Reason::DeadPid));
-    }
-
-    #[test]
-    fn the_start_time_decides_before_any_name() {
-        let record = Record { starttime: Some(500), comm: Some("openclaw".into()), ..by(THEM) };
-        assert_eq!(weigh(&seen(record.clone()), Some(&node_since(500))), Evidence::Same);
-        assert_eq!(
-            weigh(&seen(record), Some(&node_since(501))),
-            Evidence::Gone(Reason::RecycledPid)
-        );
-    }
-
-    #[test]
-    fn without_a_start_time_another_name_is_gone_and_the_same_name_is_no_proof() {
-        let named = |comm: &str| seen(Record { comm: Some(comm.into()), ..by(THEM) });
-        let them = node_since(500);
-        let them = Some(&them);
-        assert_eq!(weigh(&named("sshd"), them), Evidence::Gone(Reason::RecycledPid));
-        assert_eq!(weigh(&named("node"), them), Evidence::Maybe);
-        assert_eq!(weigh(&named("MainThread"), them), Evidence::Maybe);
-        assert_eq!(weigh(&seen(by(THEM)), them), Evidence::Maybe);
-    }
-
-    #[test]
-    fn start_times_of_another_time_namespace_prove_nothing() {
-        let record = Record { starttime: Some(500), ..by(THEM) };
-        let shifted = Process { in_other_time_namespace: true, ..node_since(900) };
-        assert_eq!(weigh(&seen(record), Some(&shifted)), Evidence::Maybe);
-    }
-
-    #[test]
-    fn another_boot_is_gone_on_a_local_file_system_only() {
-        let record = Record { boot_id: Some("another".into()), ..by(THEM) };
-        let local = seen(record.clone());
-        assert_eq!(weigh(&local, Some(&node_since(1))), Evidence::Gone(Reason::DeadPid));
-        let shared = Sighting { is_local: false, ..seen(record) };
-        assert_eq!(weigh(&shared, None), Evidence::Maybe);
-    }
-
-    #[test]
-    fn a_pid_of_another_namespace_proves_nothing() {
-        let record = Record { pid_namespace: Some(2), starttime: Some(1), ..by(THEM) };
-        assert_eq!(weigh(&seen(record), None), Evidence::Maybe);
-    }
-
-    #[test]
-    fn our_own_pid_is_an_orphan_unless_we_may_hold_it() {
-        let orphan = Evidence::Gone(Reason::OrphanSelfPid);
-        assert_eq!(weigh(&seen(by(42)), None), orphan);
-        let same_start = Record { starttime: Some(1_000), ..by(42) };
-        assert_eq!(weigh(&seen(same_start.clone()), None), orphan);
-        let unasked = Sighting { testimony: Testimony::None, ..seen(same_start.clone()) };
-        assert_eq!(weigh(&unasked, None), Evidence::Same);
-        let held = Sighting { is_held_here: true, ..seen(same_start) };
-        assert_eq!(weigh(&held, None), Evidence::Same);
-        let earlier = Record { starttime: Some(999), ..by(42) };
-        assert_eq!(weigh(&seen(earlier), None), Evidence::Gone(Reason::RecycledPid));
-    }
-
-    #[test]
-    fn an_unreadable_file_is_given_its_grace_and_no_more() {
-        let now_ms = time::now_ms();
-        let torn = |age_ms: i64, testimony| Sighting {
-            record: None,
-            modified_ms: now_ms - age_ms,
-            testimony,
-            ..seen(Record::default())
-        };
-        assert!(torn(1_000, Testimony::NoWriter).judge(PATIENCE).is_alive);
-        assert!(!torn(6_000, Testimony::NoWriter).judge(PATIENCE).is_alive);
-        assert!(torn(6_000, Testimony::None).judge(PATIENCE).is_alive);
-        let verdict = torn(61_000, Testimony::None).judge(PATIENCE);
-        assert!(!verdict.is_alive);
-        assert_eq!(verdict.reasons, [Reason::MissingPid, Reason::InvalidCreatedAt, Reason::TooOld]);
-    }
-
-    #[test]
-    fn a_verdict_in_a_word() {
-        let record = |pid, witness| Record {
-            created_at: Some(time::to_iso(time::now_ms())),
-            witness,
-            ..by(pid)
-        };
-        let elsewhere = Record { pid_namespace: Some(2), ..record(THEM, None) };
-        let broken = Record { witness: Some(DeclaredWitness::Flock), ..elsewhere.clone() };
-        let word = |sighting: Sighting| {
-            let verdict = sighting.judge(PATIENCE);
-            (verdict.standing(), verdict.process_may_live, verdict.reasons)
-        };
-        let flocked = Sighting { flocked: true, ..seen(record(THEM, None)) };
-        assert_eq!(word(flocked), (Standing::Held, true, vec![]));
-        let own = Sighting { is_held_here: true, ..seen(record(process::own().pid, None)) };
-        assert_eq!(word(own), (Standing::Held, true, vec![]));
-        let doubtful = Sighting { modified_ms: i64::MAX, ..seen(elsewhere) };
-        assert_eq!(word(doubtful), (Standing::Unknown, true, vec![]));
-        let promised = Sighting { has_flock: true, ..seen(broken) };
-        assert_eq!(word(promised), (Standing::Dead, false, vec![Reason::DeadPid]));
-    }
-
-    #[test]
-    fn ages_are_reckoned_from_the_instant_that_is_given() {
-        let sighting = seen(Record {
-            created_at: Some("2026-01-01T00:00:00Z".into()),
-            max_hold_ms: Some(1_000),
-            ..by(THEM)
-        });
-        let then_ms = sighting.created_at_ms().unwrap();
-        let at = |ms| sighting.judge_at(PATIENCE, then_ms + ms);
-        assert_eq!(at(1_000).age_ms, Some(1_000));
-        assert!(!at(1_000).reasons.contains(&Reason::HoldExceeded));
-        assert!(at(1_001).reasons.contains(&Reason::HoldExceeded));
-    }
-
-    #[test]
-    fn a_file_from_the_future_has_no_age() {
-        let mut sighting =
-            seen(Record { created_at: Some("2999-01-01T00:00:00Z".into()), ..by(1) });
-        sighting.modified_ms = i64::MAX;
-        let verdict = sighting.judge(PATIENCE);
-        assert_eq!((verdict.is_alive, verdict.age_ms), (true, Some(0)));
-    }
-
-    #[test]
-    fn grace_is_short_for_who_cannot_wait_for_the_long_one() {
-        assert_eq!(Patience::new(1, Some(29_999)).grace_ms, 5_000);
-        assert_eq!(Patience::new(1, Some(30_000)).grace_ms, 30_000);
-        assert_eq!(Patience::new(1, None).grace_ms, 30_000);
-    }
+/// How long until the limit is over; `None` if it is.
+fn time_left(age_ms: u64, limit_ms: u64) -> Option<u64> {
+    // One more: at exactly `limit_ms` the limit is not over yet.
+    limit_ms.checked_sub(age_ms).map(|left_ms| left_ms.saturating_add(1))
 }

@@ -4,7 +4,11 @@
 //! two, so threads stand in for processes here where neither pids nor deaths matter. What needs
 //! processes that die, namespaces or mounts is tested from Node, in `__test__`.
 
+mod foreign;
+mod locks;
 mod protocol;
-mod registry;
-mod succession;
+mod queue;
+mod record;
+mod seam;
 mod support;
+mod verdict;

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, SystemTime};
 
-use session_write_lock::error::{Error, FileKind};
-use session_write_lock::protocol::{self, Attempt, LockPaths};
+use session_write_lock::error::Error;
+use session_write_lock::os::{self, FileKind};
+use session_write_lock::protocol::{self, Approach, Attempt, LockPaths, Place};
 use session_write_lock::record::{DeclaredWitness, Record};
-use session_write_lock::verdict::Reason;
-use session_write_lock::witness::Witness;
+use session_write_lock::verdict::{Ground, Reason};
 
 use super::support::{NOBODY, Session, claim};
 
@@ -21,7 +21,7 @@ fn age(path: &std::path::Path, by: Duration) {
 }
 
 fn now() -> Duration {
-    Duration::from_millis(session_write_lock::time::now_ms().try_into().unwrap())
+    Duration::from_millis(os::wall_ms().try_into().unwrap())
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn a_lock_file_is_complete_private_and_alone() {
     assert!(record.pid_namespace.is_some() && record.comm.is_some());
     assert_eq!(fs::metadata(session.lock()).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(session.listing(), ["chat.jsonl.lock"]);
-    held.release().unwrap();
+    held.release().0.unwrap();
     assert!(session.listing().is_empty());
 }
 
@@ -44,11 +44,9 @@ fn a_lock_file_is_complete_private_and_alone() {
 fn a_held_lock_is_respected_and_the_flock_says_so() {
     let session = Session::new();
     let held = session.acquire();
-    let verdict = session.contended().verdict.unwrap();
-    assert!(verdict.is_alive);
-    assert_eq!(verdict.witness, Some(Witness::Flock));
-    held.release().unwrap();
-    session.acquire().release().unwrap();
+    assert_eq!(session.contended().judgement.unwrap().ground, Ground::Flock);
+    held.release().0.unwrap();
+    session.acquire().release().0.unwrap();
 }
 
 #[test]
@@ -60,7 +58,7 @@ fn whatever_is_written_into_a_held_lock_file_it_stays_held() {
     {
         fs::write(session.lock(), text).unwrap();
         age(session.lock(), Duration::from_hours(24));
-        assert!(session.contended().verdict.unwrap().is_alive, "{text}");
+        assert!(session.contended().judgement.unwrap().is_alive(), "{text}");
     }
 }
 
@@ -70,7 +68,7 @@ fn a_file_that_somebody_has_open_for_writing_is_held_whatever_it_says() {
     let writer = File::create(session.lock()).unwrap();
     writer.write_all_at(format!(r#"{{"pid":{NOBODY}}}"#).as_bytes(), 0).unwrap();
     age(session.lock(), Duration::from_hours(24));
-    assert_eq!(session.contended().verdict.unwrap().witness, Some(Witness::OpenForWriting));
+    assert_eq!(session.contended().judgement.unwrap().ground, Ground::OpenForWriting);
     drop(writer);
     assert!(matches!(session.attempt(), Attempt::TakenOver(_)));
 }
@@ -83,22 +81,27 @@ fn an_older_process_s_dead_lock_is_replaced_at_once_and_nothing_else_stays() {
     let held = session.acquire();
     assert_ne!(fs::metadata(session.lock()).unwrap().ino(), dead);
     assert_eq!(session.listing(), ["chat.jsonl.lock"]);
-    held.release().unwrap();
+    held.release().0.unwrap();
     assert!(session.listing().is_empty());
 }
 
 #[test]
-fn a_dead_flock_holder_s_lock_is_written_over_at_once_and_nothing_else_stays() {
+fn a_dead_lock_of_ours_is_replaced_at_once_and_need_not_settle_unless_it_was_read() {
     let session = Session::new();
     session.leave_dead_lock();
-    let dead = fs::metadata(session.lock()).unwrap().ino();
-    let Attempt::TakenOver(held) = session.attempt() else { panic!("not settling") };
-    assert_eq!(fs::metadata(session.lock()).unwrap().ino(), dead);
-    let record = Record::decode(&fs::read(session.lock()).unwrap()).unwrap();
-    assert_eq!(record.pid, Some(session_write_lock::process::own().pid));
+    let Attempt::Acquired(held) = session.attempt() else { panic!("it settles") };
     assert_eq!(session.listing(), ["chat.jsonl.lock"]);
-    held.release().unwrap();
+    held.release().0.unwrap();
     assert!(session.listing().is_empty());
+    session.leave_dead_lock();
+    fs::read(session.lock()).unwrap();
+    let Attempt::TakenOver(held) = session.attempt() else { panic!("it does not settle") };
+    held.release().0.unwrap();
+    session.leave_dead_lock();
+    let reader = File::open(session.lock()).unwrap();
+    let Attempt::TakenOver(held) = session.attempt() else { panic!("it does not settle") };
+    drop(reader);
+    held.release().0.unwrap();
 }
 
 #[test]
@@ -119,11 +122,11 @@ fn a_file_that_says_nothing_is_given_time_and_then_taken_over() {
     let session = Session::new();
     for text in ["", "{", "[]", r#"{"pid":"7"}"#] {
         fs::write(session.lock(), text).unwrap();
-        let verdict = session.contended().verdict.unwrap();
+        let verdict = session.contended().judgement.unwrap();
         assert_eq!(verdict.reasons, [Reason::MissingPid, Reason::InvalidCreatedAt], "{text}");
-        age(session.lock(), Duration::from_secs(6));
+        age(session.lock(), Duration::from_secs(3));
         let Attempt::TakenOver(held) = session.attempt() else { panic!("{text}: not dead") };
-        held.release().unwrap();
+        held.release().0.unwrap();
     }
 }
 
@@ -136,15 +139,15 @@ fn a_release_leaves_a_file_alone_that_is_no_longer_ours() {
     session.remove_lock();
     let next = session.acquire();
     assert!(!lost.is_at_its_path().unwrap());
-    lost.release().unwrap();
+    lost.release().0.unwrap();
     assert!(next.is_at_its_path().unwrap());
-    next.release().unwrap();
+    next.release().0.unwrap();
 }
 
 #[test]
 fn what_is_no_file_is_an_error_and_stays_as_it_is() {
     let session = Session::new();
-    let kind_of = || match protocol::attempt(&session.paths, &claim()) {
+    let kind_of = || match protocol::attempt(&session.paths, &claim(), Approach::Newcomer) {
         Err(Error::NotAFile { kind, path }) => (kind, path),
         other => panic!("{other:?}"),
     };
@@ -162,12 +165,12 @@ fn an_abandoned_temporary_is_swept_by_the_next_takeover() {
     let temporary = session.file().with_extension("jsonl.lock.new");
     session.leave_dead_lock();
     fs::write(&temporary, "torn").unwrap();
-    session.acquire().release().unwrap();
+    session.acquire().release().0.unwrap();
     assert!(session.listing().is_empty());
     // A crash between giving the lock file its name and taking the temporary's away.
     session.leave_dead_lock();
     fs::hard_link(session.lock(), &temporary).unwrap();
-    session.acquire().release().unwrap();
+    session.acquire().release().0.unwrap();
     assert!(session.listing().is_empty());
 }
 
@@ -177,9 +180,9 @@ fn a_temporary_in_use_keeps_others_from_taking_over() {
     session.leave_dead_lock();
     let temporary = session.file().with_extension("jsonl.lock.new");
     let theirs = File::create(&temporary).unwrap();
-    assert_eq!(session.contended().verdict, None);
+    assert!(session.is_kept_out());
     drop(theirs);
-    session.acquire().release().unwrap();
+    session.acquire().release().0.unwrap();
 }
 
 #[test]
@@ -187,12 +190,12 @@ fn a_fresh_guard_of_an_older_release_is_waited_for_and_an_old_one_ignored() {
     let session = Session::new();
     let guard = session.file().with_extension("jsonl.lock.reclaim");
     fs::create_dir(&guard).unwrap();
-    assert_eq!(session.contended().verdict, None);
-    session.leave_dead_lock();
-    assert_eq!(session.contended().verdict, None);
+    assert!(session.is_kept_out());
+    session.leave_older_dead_lock();
+    assert!(session.is_kept_out());
     let folder = File::open(&guard).unwrap();
     folder.set_modified(SystemTime::UNIX_EPOCH + now() - Duration::from_secs(31)).unwrap();
-    session.acquire().release().unwrap();
+    session.acquire().release().0.unwrap();
     assert_eq!(session.listing(), ["chat.jsonl.lock.reclaim"]);
 }
 
@@ -213,11 +216,14 @@ fn the_longest_possible_name_can_be_taken_over_too() {
     let file = folder.file().with_file_name("n".repeat(250));
     let paths = LockPaths::resolve(&file).unwrap();
     fs::write(paths.lock(), format!(r#"{{"pid":{NOBODY},"witness":"flock"}}"#)).unwrap();
-    let Attempt::TakenOver(held) = protocol::attempt(&paths, &claim()).unwrap() else { panic!() };
-    held.release().unwrap();
+    let Attempt::TakenOver(held) = protocol::attempt(&paths, &claim(), Approach::Newcomer).unwrap()
+    else {
+        panic!()
+    };
+    held.release().0.unwrap();
     assert!(folder.listing().is_empty());
     let too_long = LockPaths::resolve(&file.with_file_name("n".repeat(251))).unwrap();
-    let error = protocol::attempt(&too_long, &claim()).unwrap_err();
+    let error = protocol::attempt(&too_long, &claim(), Approach::Newcomer).unwrap_err();
     assert!(error.to_string().starts_with("file name too long"), "{error}");
 }
 
@@ -238,17 +244,24 @@ fn race(rounds: usize, prepare: impl Fn(&Session)) {
                 std::thread::spawn(move || {
                     start.wait();
                     loop {
-                        let (Attempt::Acquired(held) | Attempt::TakenOver(held)) =
-                            session.attempt()
-                        else {
-                            std::thread::yield_now();
-                            continue;
+                        let held = match session.attempt() {
+                            Attempt::Acquired(held) | Attempt::TakenOver(held) => held,
+                            Attempt::Queued(place) => {
+                                place.leave();
+                                continue;
+                            }
+                            Attempt::Contended(obstacle) => {
+                                obstacle.into_place().into_iter().for_each(Place::leave);
+                                continue;
+                            }
                         };
                         assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two holders");
                         std::thread::yield_now();
                         holders.fetch_sub(1, Ordering::SeqCst);
                         turns.fetch_add(1, Ordering::SeqCst);
-                        return held.release().unwrap();
+                        let (released, place) = held.release();
+                        place.into_iter().for_each(Place::leave);
+                        return released.unwrap();
                     }
                 })
             })
@@ -263,17 +276,17 @@ fn race(rounds: usize, prepare: impl Fn(&Session)) {
 
 #[test]
 fn eight_contenders_for_a_vacant_path_hold_one_after_the_other() {
-    race(200, |_| {});
+    race(50, |_| {});
 }
 
 #[test]
 fn eight_contenders_for_one_dead_lock_hold_one_after_the_other() {
-    race(300, Session::leave_dead_lock);
+    race(50, Session::leave_dead_lock);
 }
 
 #[test]
 fn eight_contenders_for_an_older_processs_dead_lock_hold_one_after_the_other() {
-    race(200, |session| {
+    race(50, |session| {
         fs::write(session.lock(), format!(r#"{{"pid":{NOBODY}}}"#)).unwrap();
     });
 }

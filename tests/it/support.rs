@@ -6,9 +6,12 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use session_write_lock::error::Result;
-use session_write_lock::protocol::{self, Attempt, Claim, HeldLock, LockPaths, Report};
-use session_write_lock::registry::{self, Environment, Grant, Request, Ticket};
-use session_write_lock::verdict::Patience;
+use session_write_lock::locks::{self, Environment, Grant, Request, Ticket};
+use session_write_lock::os;
+use session_write_lock::protocol::{
+    self, Approach, Attempt, Claim, HeldLock, LockPaths, Obstacle, Place, inspect,
+};
+use session_write_lock::verdict::{Limits, Report};
 
 /// A pid that no Linux can give: the limit is 2^22.
 pub const NOBODY: i32 = i32::MAX;
@@ -46,35 +49,61 @@ impl Session {
     }
 
     pub fn attempt(&self) -> Attempt {
-        protocol::attempt(&self.paths, &claim()).unwrap()
+        self.attempt_by(Approach::Newcomer)
+    }
+
+    pub fn attempt_by(&self, approach: Approach) -> Attempt {
+        protocol::attempt(&self.paths, &claim(), approach).unwrap()
     }
 
     /// Takes a lock that nobody alive is in the way of.
     pub fn acquire(&self) -> HeldLock {
         match self.attempt() {
             Attempt::Acquired(held) | Attempt::TakenOver(held) => held,
-            Attempt::Contended(contended) => panic!("{contended:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What is in the way, behind which a newcomer stands.
+    pub fn obstacle(&self) -> Obstacle {
+        match self.attempt() {
+            Attempt::Contended(obstacle) => obstacle,
+            other => panic!("{other:?}"),
         }
     }
 
     /// Who is in the way.
     pub fn contended(&self) -> Report {
-        match self.attempt() {
-            Attempt::Contended(contended) => contended.report(claim().patience),
-            other => panic!("{other:?}"),
-        }
+        let inspection = inspect::inspect(&self.paths, &claim(), os::wall_ms());
+        inspection.unwrap().unwrap().report
+    }
+
+    /// Whether a newcomer stands behind something that can't be judged.
+    pub fn is_kept_out(&self) -> bool {
+        let obstacle = self.obstacle();
+        let is_unclear = obstacle.file().is_none();
+        obstacle.into_place().into_iter().for_each(Place::leave);
+        is_unclear
     }
 
     /// What a rude user does. (Not by way of rm: a child that is being started shares the open files
     /// of its parent for a moment, and makes dead locks of other tests look alive.)
-    #[expect(clippy::disallowed_methods, reason = "this is the rude user")]
     pub fn remove_lock(&self) {
         fs::remove_file(self.lock()).unwrap();
     }
 
+    pub fn remove_queue(&self) {
+        fs::remove_file(self.file().with_extension("jsonl.lock.queue")).unwrap();
+    }
+
     /// The lock of a flock holder that has died.
     pub fn leave_dead_lock(&self) {
-        fs::write(self.lock(), format!(r#"{{"pid":{NOBODY},"witness":"flock"}}"#)).unwrap();
+        drop(self.acquire()); // what the kernel does when its process dies
+    }
+
+    /// The lock of an older process that has died.
+    pub fn leave_older_dead_lock(&self) {
+        fs::write(self.lock(), format!(r#"{{"pid":{NOBODY}}}"#)).unwrap();
     }
 
     /// A request for this session's lock that waits for good.
@@ -82,6 +111,7 @@ impl Session {
         Request {
             environment,
             ticket: ticket(),
+            handle: locks::new_handle(),
             session_file: self.file(),
             timeout_ms: None,
             stale_ms: 60_000,
@@ -92,7 +122,8 @@ impl Session {
 }
 
 pub fn claim() -> Claim {
-    Claim { max_hold_ms: 60_000, patience: Patience::new(60_000, Some(100)), is_held_here: false }
+    let limits = Limits::new(60_000, Some(100));
+    Claim { max_hold_ms: 60_000, limits, is_held_here: false, may_queue: true }
 }
 
 /// An acquire that is under way.
@@ -101,7 +132,7 @@ pub struct Pending(mpsc::Receiver<Result<Grant>>);
 impl Pending {
     pub fn of(request: Request) -> Self {
         let (sender, receiver) = mpsc::channel();
-        registry::acquire(request, Box::new(move |result| drop(sender.send(result))));
+        locks::acquire(request, Box::new(move |result| drop(sender.send(result))));
         Self(receiver)
     }
 
@@ -126,7 +157,7 @@ impl Pending {
 /// Releases and waits for the end of it.
 pub fn release(grant: &Grant) -> Result<()> {
     let (sender, receiver) = mpsc::channel();
-    registry::release(grant.handle, Box::new(move |result| sender.send(result).unwrap()));
+    locks::release(grant.handle, Box::new(move |result| sender.send(result).unwrap()));
     receiver.recv_timeout(SOON).expect("a release came to no end")
 }
 

@@ -1,0 +1,363 @@
+//! Carries out what a [`Lock`] orders, and reports what came of it.
+//!
+//! The driver passes an event to the lock under the registry's mutex, takes the orders out, and carries them
+//! out one after the other without the mutex. In a *quick* folder (on a trusted file system) the thread that
+//! brought the event does that. Elsewhere a system call may hang, so a worker does it.
+
+mod outcomes;
+mod waits;
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use outcomes::{learn_speed, no_thread, share, timeout};
+pub use waits::watch_loss;
+
+use outcomes::{expire, grant, start_anew};
+use waits::{end_wait, wait_for_flock, wait_for_turn, watch};
+
+use super::lock::Lock;
+use super::order::{Exceeded, Order, Waiter};
+use super::{Acquisition, Deliver, Handle, Loss, Registry, TellLoss, with_registry};
+use crate::error::{Error, Result};
+use crate::os::{self, Instant, blocked};
+use crate::protocol::{self, HeldLock, LockPaths, Place};
+
+/// If one order takes longer, its folder is slow.
+const SLOW: Duration = Duration::from_millis(250);
+
+/// How long a slow folder's orders are carried out by workers only.
+const SLOW_FOR: Duration = Duration::from_mins(1);
+
+/// What the driver keeps with a waiter.
+pub struct Caller {
+    pub deliver: Deliver,
+    pub since: Instant,
+    pub restarts: u8,
+    /// Times the waiter out if `LockPaths::resolve` hangs.
+    pub overdue: Option<os::Timer>,
+    /// The thread that deadlines and the watchdog need.
+    pub _keeper: os::Keeper,
+}
+
+/// A lock, and the timers, threads and watches that bring it events.
+pub struct Entry {
+    pub lock: Lock<Caller>,
+    alarm: Option<(Instant, os::Timer)>,
+    /// The blocked thread of the wait with this number.
+    blocked: Option<(u64, blocked::Blocked)>,
+    /// Waits up to this number have been ended. `EndWait` may be carried out before the thread has started.
+    ended_wait: u64,
+    watches: Vec<(u64, os::Watch)>,
+    /// The listeners for a loss, and the watch on the lock file.
+    tell_loss: Vec<(Handle, TellLoss)>,
+    loss_watch: Option<os::Watch>,
+}
+
+impl Entry {
+    pub fn new(paths: LockPaths) -> Self {
+        Self {
+            lock: Lock::new(paths, blocked::is_possible()),
+            alarm: None,
+            blocked: None,
+            ended_wait: 0,
+            watches: Vec::new(),
+            tell_loss: Vec::new(),
+            loss_watch: None,
+        }
+    }
+}
+
+/// Passes an event to the lock, and carries the orders out: on this thread in a quick folder, else on a worker.
+pub fn happen<T>(paths: &LockPaths, event: impl FnOnce(&mut Lock<Caller>, Instant) -> T) -> T {
+    let (answer, todo) = note(paths, |registry, now| event(&mut registry.entry(paths).lock, now));
+    todo.carry_out_or_hand_over(paths, |_| false);
+    answer
+}
+
+/// The same for an event that the timers' thread brings. All deadlines depend on that thread, so orders that
+/// change the disk go to a worker: on a frozen file system they hang.
+pub fn happen_by_timer(paths: &LockPaths, event: impl FnOnce(&mut Lock<Caller>, Instant)) {
+    let ((), todo) = note(paths, |registry, now| event(&mut registry.entry(paths).lock, now));
+    todo.carry_out_or_hand_over(paths, Todo::changes_the_disk);
+}
+
+/// Passes an event to the lock, and carries the orders out before it returns.
+pub fn happen_here<T>(paths: &LockPaths, event: impl FnOnce(&mut Lock<Caller>, Instant) -> T) -> T {
+    let (answer, todo) = note(paths, |registry, now| event(&mut registry.entry(paths).lock, now));
+    todo.carry_out(paths);
+    answer
+}
+
+/// The same for an event that changes the registry, too.
+pub fn resume(paths: &LockPaths, change: impl FnOnce(&mut Registry, Instant)) {
+    let ((), todo) = note(paths, change);
+    todo.carry_out(paths);
+}
+
+/// What follows from an event.
+#[derive(Default)]
+struct Todo {
+    orders: VecDeque<Order<Caller>>,
+    losses: Vec<(TellLoss, Loss)>,
+    /// Session files with arrivals to be let in.
+    arrivals: Vec<PathBuf>,
+    /// To be dropped outside of the mutex.
+    garbage: Vec<Entry>,
+    timer: Option<os::Timer>,
+    watch: Option<os::Watch>,
+}
+
+fn note<T>(paths: &LockPaths, event: impl FnOnce(&mut Registry, Instant) -> T) -> (T, Todo) {
+    let now = os::now();
+    with_registry(|registry| {
+        let answer = event(registry, now);
+        let mut todo = Todo::default();
+        let Some(entry) = registry.locks.get_mut(paths) else {
+            return (answer, todo);
+        };
+        todo.orders = entry.lock.orders();
+        // Right here: at every moment a waiter is where the end of its environment finds it.
+        if todo.orders.iter().any(|order| matches!(order, Order::StartAnew(_))) {
+            for order in std::mem::take(&mut todo.orders) {
+                match order {
+                    Order::StartAnew(waiter) => {
+                        match start_anew(&mut registry.arrivals, paths, waiter) {
+                            Ok(first) => todo.arrivals.extend(first),
+                            Err(refused) => {
+                                todo.orders.push_back(Order::Refuse(refused.0, refused.1));
+                            }
+                        }
+                    }
+                    order => todo.orders.push_back(order),
+                }
+            }
+        }
+        for order in &todo.orders {
+            match order {
+                Order::Grant(Waiter { request, .. }) => {
+                    let held = Acquisition::Held(paths.clone());
+                    registry.handles.insert(request.handle, held);
+                }
+                Order::Lost(handles, loss) => {
+                    for handle in handles {
+                        registry.handles.remove(handle);
+                        // After all of its environment nobody is left to ask.
+                        if *loss != Loss::Released {
+                            registry.handles.insert(*handle, Acquisition::Lost(*loss));
+                        }
+                    }
+                    let told = entry.tell_loss.extract_if(.., |(it, _)| handles.contains(it));
+                    todo.losses.extend(told.map(|(_, tell)| (tell, *loss)));
+                }
+                Order::Release(_, Some(_)) => registry.watchdog_releases += 1,
+                _ => {}
+            }
+        }
+        if entry.lock.hold().is_none() {
+            entry.tell_loss.clear();
+            todo.watch = entry.loss_watch.take();
+        }
+        todo.timer = entry.plan_alarm(paths);
+        if entry.lock.is_done() && todo.orders.is_empty() {
+            todo.garbage.extend(registry.locks.remove(paths));
+        }
+        (answer, todo)
+    })
+}
+
+impl Entry {
+    /// Sets the timer for [`Lock::alarm`]. Returns the old timer, to be dropped outside of the mutex.
+    fn plan_alarm(&mut self, paths: &LockPaths) -> Option<os::Timer> {
+        let wanted = self.lock.alarm();
+        let planned = self.alarm.as_ref().map(|(instant, _)| *instant);
+        // A timer that is not needed any more does no harm; keeping it saves a system call.
+        if wanted.is_none() || wanted == planned {
+            return None;
+        }
+        let old = self.alarm.take();
+        self.alarm = wanted.and_then(|instant| {
+            let paths = paths.clone();
+            let ring = move || happen_by_timer(&paths, Lock::time);
+            // `at` can't fail while somebody waits: each waiter has a keeper. Without waiters a failure
+            // delays only leaving the queue.
+            Some((instant, os::at(instant, ring).ok()?))
+        });
+        old.map(|(_, timer)| timer)
+    }
+}
+
+impl Todo {
+    fn is_empty(&self) -> bool {
+        self.orders.is_empty() && self.losses.is_empty() && self.arrivals.is_empty()
+    }
+
+    fn changes_the_disk(&self) -> bool {
+        let changes = |order: &Order<_>| {
+            use Order::{Leave, Release, Try, TryPast};
+            matches!(order, Try(..) | TryPast(..) | Release(..) | Leave(..))
+        };
+        self.orders.iter().any(changes)
+    }
+
+    /// Carries out the orders in a quick folder, as long as they are not `for_worker`. A worker does the rest.
+    fn carry_out_or_hand_over(self, paths: &LockPaths, for_worker: fn(&Self) -> bool) {
+        let is_quick = || with_registry(|registry| registry.is_quick(Some(paths.folder())));
+        let rest = if self.is_empty() || is_quick() {
+            self.carry_out_until(paths, for_worker)
+        } else {
+            Some(self)
+        };
+        if let Some(rest) = rest {
+            let paths = paths.clone();
+            // If the system gives no thread, `os::run` runs the job on this one.
+            os::run(Box::new(move |_| rest.carry_out(&paths)));
+        }
+    }
+
+    fn carry_out(self, paths: &LockPaths) {
+        self.carry_out_until(paths, |_| false);
+    }
+
+    fn carry_out_until(mut self, paths: &LockPaths, stop: fn(&Self) -> bool) -> Option<Self> {
+        loop {
+            if stop(&self) {
+                return Some(self);
+            }
+            for (tell, loss) in self.losses.drain(..) {
+                tell(loss);
+            }
+            for session_file in self.arrivals.drain(..) {
+                super::let_in(&session_file);
+            }
+            let order = self.orders.pop_front()?;
+            let mut next = carry_out(paths, order);
+            next.arrivals.append(&mut self.arrivals);
+            // Earlier orders first.
+            self.orders.append(&mut next.orders);
+            next.orders = std::mem::take(&mut self.orders);
+            self = next;
+        }
+    }
+}
+
+/// Passes a result to the lock. The caller carries out the orders that follow.
+fn report(paths: &LockPaths, event: impl FnOnce(&mut Lock<Caller>, Instant)) -> Todo {
+    note(paths, |registry, now| event(&mut registry.entry(paths).lock, now)).1
+}
+
+fn carry_out(paths: &LockPaths, order: Order<Caller>) -> Todo {
+    match order {
+        Order::Try(claim, approach) => {
+            let result = guarded(paths, || protocol::attempt(paths, &claim, approach));
+            return report(paths, |lock, now| lock.tried(now, result));
+        }
+        Order::TryPast(claim, approach) => {
+            let result = guarded(paths, || protocol::attempt(paths, &claim, approach));
+            return report(paths, |lock, now| lock.tried_past(now, result));
+        }
+        Order::LookPast(claim, obstacle) => {
+            let is_free = guarded(paths, || {
+                let is_in_the_way = obstacle.is_some_and(|it| it.is_at_path(paths));
+                Ok(!is_in_the_way && protocol::is_free(paths, &claim))
+            });
+            let is_free = is_free.unwrap_or(false);
+            return report(paths, |lock, now| lock.looked(now, is_free));
+        }
+        Order::CheckPath(held) => {
+            let is_ours = guarded(paths, || held.is_at_its_path());
+            return report(paths, |lock, now| lock.path_checked(now, &held, is_ours));
+        }
+        Order::Release(held, None) => {
+            let (_, place) = release(&held); // a file that can't be removed is dead: the next takes it over
+            drop(held);
+            return report(paths, |lock, now| lock.released(now, place));
+        }
+        Order::Release(held, Some(exceeded)) => release_exceeded(paths, held, exceeded),
+        Order::WaitForTurn(number, place) => return wait_for_turn(paths, number, place),
+        Order::WaitForFlock(number, obstacle) => return wait_for_flock(paths, number, obstacle),
+        Order::EndWait(number) => end_wait(paths, number),
+        Order::Watch(number, obstacle) => return watch(paths, number, obstacle),
+        Order::Unwatch(number) => {
+            let ended = with_registry(|registry| {
+                let watches = &mut registry.locks.get_mut(paths)?.watches;
+                Some(watches.extract_if(.., |(kept, _)| *kept <= number).collect::<Vec<_>>())
+            });
+            drop(ended);
+        }
+        Order::Grant(waiter) => return grant(paths, waiter),
+        Order::Refuse(waiter, error) => (waiter.caller.deliver)(Err(error)),
+        Order::Expire(waiters, cause) => expire(paths, waiters, cause),
+        Order::StartAnew(_) | Order::Lost(..) => {} // done when they were noted
+        Order::Leave(place) => leave(place),
+        Order::Close(obstacle) => drop(obstacle),
+        Order::ClosePlace(place) => drop(place),
+    }
+    report(paths, |_, _| {})
+}
+
+/// A panic is a bug, and has been reported by now: it costs this acquire, and no other.
+pub fn catch<T>(path: &Path, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    let result = catch_unwind(AssertUnwindSafe(call));
+    result.unwrap_or_else(|_| Err(Error::Bug { path: path.to_owned() }))
+}
+
+/// Makes system calls. One that is slow shows that the disk is.
+pub fn guarded<T>(paths: &LockPaths, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    let started = os::now();
+    let result = catch(paths.lock(), call);
+    if os::now().saturating_duration_since(started) > SLOW {
+        let folder = paths.folder().to_owned();
+        with_registry(|registry| registry.slow_folder(folder, os::now() + SLOW_FOR));
+    }
+    result
+}
+
+/// Releases a lock on disk.
+pub fn release(held: &HeldLock) -> (Result<()>, Option<Place>) {
+    let mut place = None;
+    let result = guarded(held.paths(), || {
+        let (result, left) = held.release();
+        place = left;
+        result
+    });
+    (result, place)
+}
+
+/// Releases a lock, calls `done` with the result, and then makes the next waiter's attempt on this thread. When
+/// `done` is called, the lock can be acquired again.
+pub fn release_and_tell(
+    paths: &LockPaths,
+    held: &HeldLock,
+    done: Box<dyn FnOnce(Result<()>) + Send>,
+) {
+    let (result, place) = release(held);
+    let todo = report(paths, |lock, now| lock.released(now, place));
+    done(result);
+    todo.carry_out(paths);
+}
+
+pub fn leave(place: Place) {
+    // After a panic the queue file may stay; the next process that leaves removes it.
+    let _ = catch_unwind(AssertUnwindSafe(|| place.leave()));
+}
+
+/// On a worker: stderr may be a pipe that nobody reads.
+fn release_exceeded(paths: &LockPaths, held: Arc<HeldLock>, exceeded: Exceeded) {
+    let paths = paths.clone();
+    os::run(Box::new(move |_| {
+        let (_, place) = release(&held); // as above
+        drop(held);
+        happen_here(&paths, |lock, now| lock.released(now, place));
+        let Exceeded { held_for, limit } = exceeded;
+        eprintln!(
+            "[session-write-lock] releasing lock held for {}ms (max={}ms): {}",
+            held_for.as_millis(),
+            limit.as_millis(),
+            paths.lock().display()
+        );
+    }));
+}

@@ -1,0 +1,153 @@
+//! How an acquire ends: a grant, a time-out, or a new start in another folder.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Caller, Todo, guarded, release, report};
+use crate::error::Error;
+use crate::locks::lock::HUNG_AFTER;
+use crate::locks::order::{Order, Waiter};
+use crate::locks::{Acquisition, Grant, Handle, Registry, Request, with_registry};
+use crate::os::{self, Errno};
+use crate::process;
+use crate::protocol::{self, HeldLock, LockPaths, inspect};
+use crate::verdict::{Facts, Limits, Report};
+
+/// After a shorter wait the folder is assumed to be the same: checking costs a `realpath`.
+const LONG_WAIT: Duration = Duration::from_millis(100);
+
+/// How many folders are remembered; a gateway has a few.
+const MOST_FOLDERS: usize = 1024;
+
+/// How often a waiter resolves its session file again before it is refused.
+const MOST_RESTARTS: u8 = 3;
+
+pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
+    let handle = waiter.request.handle;
+    let has_waited = os::now().saturating_duration_since(waiter.caller.since) > LONG_WAIT;
+    if has_waited && !paths.is_still_of(&waiter.request.session_file) {
+        // The name leads to another folder by now, with another lock.
+        let (held, started) = with_registry(|registry| {
+            registry.handles.remove(&handle);
+            let held = registry.entry(paths).lock.release(handle);
+            (held, start_anew(&mut registry.arrivals, paths, waiter))
+        });
+        let mut todo = Todo::default();
+        if let Some(held) = held {
+            let (_, place) = release(&held); // as in `carry_out`
+            todo = report(paths, |lock, now| lock.released(now, place));
+        }
+        match started {
+            Ok(first) => todo.arrivals.extend(first),
+            Err(refused) => todo.orders.push_back(Order::Refuse(refused.0, refused.1)),
+        }
+        return todo;
+    }
+    let grant = Grant { handle, lock_path: paths.lock().to_owned() };
+    (waiter.caller.deliver)(Ok(grant));
+    Todo::default()
+}
+
+/// Puts a waiter back among the arrivals. Its session file, if it is the first of them, which has to be
+/// let in; or the waiter, if that has been done too often.
+pub fn start_anew(
+    arrivals: &mut HashMap<PathBuf, VecDeque<Waiter<Caller>>>,
+    paths: &LockPaths,
+    mut waiter: Waiter<Caller>,
+) -> std::result::Result<Option<PathBuf>, Box<(Waiter<Caller>, Error)>> {
+    waiter.caller.restarts += 1;
+    if waiter.caller.restarts > MOST_RESTARTS {
+        let path = paths.lock().to_owned();
+        let gone = Error::System { errno: Errno::NOENT, syscall: "open", path };
+        return Err(Box::new((waiter, gone)));
+    }
+    let session_file = waiter.request.session_file.clone();
+    let others = arrivals.entry(session_file.clone()).or_default();
+    others.push_back(waiter);
+    Ok((others.len() == 1).then_some(session_file))
+}
+
+/// Delivers the time-out error, with a report about the holder. If the file system doesn't answer within
+/// [`HUNG_AFTER`], delivers it without a report.
+pub fn expire(paths: &LockPaths, waiters: Vec<Waiter<Caller>>, cause: Option<Error>) {
+    let waiters = Arc::new(Mutex::new(waiters));
+    let tell_all = {
+        let (waiters, lock_path) = (Arc::clone(&waiters), paths.lock().to_owned());
+        move |facts: Option<&Facts>, cause: Option<&Error>| {
+            let waiters =
+                std::mem::take(&mut *waiters.lock().unwrap_or_else(PoisonError::into_inner));
+            for Waiter { request, caller, .. } in waiters {
+                let error = timeout(&request, lock_path.clone(), facts, cause);
+                (caller.deliver)(Err(error));
+            }
+        }
+    };
+    let is_quick = with_registry(|registry| registry.is_quick(Some(paths.folder())));
+    let overdue = (!is_quick).then(|| {
+        let tell_all = tell_all.clone();
+        os::at(os::now() + HUNG_AFTER, move || tell_all(None, None))
+    });
+    let seen = guarded(paths, || inspect::facts(paths));
+    drop(overdue);
+    let (facts, unreadable) = match seen {
+        Ok(facts) => (facts, None),
+        Err(cause) => (None, Some(cause)),
+    };
+    tell_all(facts.as_ref(), unreadable.or(cause).as_ref());
+}
+
+/// The error at a deadline.
+pub fn timeout(
+    request: &Request,
+    lock_path: PathBuf,
+    facts: Option<&Facts>,
+    cause: Option<&Error>,
+) -> Error {
+    let limits = Limits::new(request.stale_ms, request.timeout_ms);
+    let report = facts.map(|facts| Report::new(facts, &process::own(), limits, os::wall_ms()));
+    Error::Timeout {
+        timeout_ms: request.timeout_ms.unwrap_or(0),
+        lock_path,
+        report: Box::new(report.unwrap_or_default()),
+        cause: cause.cloned().map(Box::new),
+    }
+}
+
+/// The system gives no thread.
+pub fn no_thread(path: &Path) -> Error {
+    Error::System { errno: Errno::AGAIN, syscall: "pthread_create", path: path.to_owned() }
+}
+
+/// Adds an acquisition to a hold whose path was checked. `false` if the hold has ended.
+pub fn share(paths: &LockPaths, held: &Arc<HeldLock>, handle: Handle) -> bool {
+    with_registry(|registry| {
+        let is_shared = registry.entry(paths).lock.share(held, handle);
+        if is_shared {
+            registry.handles.insert(handle, Acquisition::Held(paths.clone()));
+        }
+        is_shared
+    })
+}
+
+/// Finds out, once per folder, whether it is quick: on a trusted file system.
+pub fn learn_speed(session_file: &Path, paths: &LockPaths) {
+    let named = session_file.parent();
+    let is_known = |registry: &mut Registry| {
+        named.is_some_and(|named| registry.quick_folders.contains_key(named))
+    };
+    if with_registry(is_known) || !protocol::is_trusted_folder(paths.folder()) {
+        return;
+    }
+    with_registry(|registry| {
+        if registry.quick_folders.len() >= MOST_FOLDERS {
+            registry.quick_folders.clear();
+        }
+        // Another name of a slow folder is slow as well.
+        let since = registry.quick_folders.get(paths.folder()).copied().unwrap_or_else(os::now);
+        for folder in named.into_iter().chain([paths.folder()]) {
+            registry.quick_folders.entry(folder.to_owned()).or_insert(since);
+        }
+    });
+}

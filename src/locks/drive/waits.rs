@@ -1,0 +1,152 @@
+//! What a lock waits for: threads that block, watches of files and of processes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::{Todo, happen, happen_by_timer, happen_here, report};
+use crate::locks::{Handle, TellLoss, with_registry};
+use crate::os::{self, Errno, blocked};
+use crate::process;
+use crate::protocol::{HeldLock, LockPaths, Obstacle, Place, ToldBy};
+
+pub fn wait_for_turn(paths: &LockPaths, number: u64, place: Place) -> Todo {
+    process::own(); // read now, so that it is known when the turn comes
+    let (mut its_place, its_paths) = (place.clone(), paths.clone());
+    let started = blocked::start(move |stop| {
+        let end = block(|| {
+            its_place.prepare();
+            its_place.wait(stop)
+        });
+        happen(&its_paths, |lock, now| lock.turn_ended(now, number, its_place, end));
+    });
+    match started {
+        Some(blocked) => keep_blocked(paths, number, blocked),
+        None => report(paths, |lock, now| {
+            lock.turn_ended(now, number, place, Err(Errno::AGAIN));
+        }),
+    }
+}
+
+pub fn wait_for_flock(paths: &LockPaths, number: u64, obstacle: Obstacle) -> Todo {
+    process::own(); // as above
+    let (mut its_obstacle, its_paths) = (obstacle.clone(), paths.clone());
+    let started = blocked::start(move |stop| {
+        let end = block(|| {
+            its_obstacle.prepare();
+            its_obstacle.wait(stop)
+        });
+        happen(&its_paths, |lock, now| lock.flock_ended(now, number, its_obstacle, end));
+    });
+    match started {
+        Some(blocked) => keep_blocked(paths, number, blocked),
+        None => report(paths, |lock, now| {
+            lock.flock_ended(now, number, obstacle, Err(Errno::AGAIN));
+        }),
+    }
+}
+
+/// Runs a blocking wait. A panic counts as `EIO`.
+fn block(wait: impl FnOnce() -> os::Result<()>) -> os::Result<()> {
+    let end = catch_unwind(AssertUnwindSafe(wait)).unwrap_or(Err(Errno::IO));
+    if end.is_ok() {
+        os::count_event();
+    }
+    end
+}
+
+/// Keeps the handle that ends the wait, unless a later wait has begun or this one has been ended already.
+fn keep_blocked(paths: &LockPaths, number: u64, blocked: blocked::Blocked) -> Todo {
+    let unneeded = with_registry(|registry| {
+        let Some(entry) = registry.locks.get_mut(paths) else { return Some(blocked) };
+        let is_newer = entry.blocked.as_ref().is_none_or(|(kept, _)| *kept < number);
+        if is_newer && entry.ended_wait < number {
+            entry.blocked.replace((number, blocked)).map(|(_, old)| old)
+        } else {
+            Some(blocked)
+        }
+    });
+    drop(unneeded);
+    Todo::default()
+}
+
+pub fn end_wait(paths: &LockPaths, number: u64) {
+    let blocked = with_registry(|registry| {
+        let entry = registry.locks.get_mut(paths)?;
+        entry.ended_wait = entry.ended_wait.max(number);
+        entry.blocked.take_if(|(kept, _)| *kept <= number)
+    });
+    drop(blocked);
+}
+
+/// Subscribes to changes of the obstacle, then checks that it is still there: no wake-up is lost.
+pub fn watch(paths: &LockPaths, number: u64, obstacle: Obstacle) -> Todo {
+    let stir = || {
+        let paths = paths.clone();
+        move || happen_by_timer(&paths, |lock, _| lock.stirred(number))
+    };
+    let mut watches = Vec::new();
+    let mut has_ended = false;
+    let told_by = obstacle.told_by();
+    if let (ToldBy::Close | ToldBy::Exit(_), Some(file)) = (told_by, obstacle.file()) {
+        watches.extend(os::on_change(file, stir()));
+    }
+    let is_closing_told = told_by == ToldBy::Close && !watches.is_empty();
+    if let ToldBy::Exit(pid) = told_by {
+        match os::on_exit(pid, stir()) {
+            Ok(watch) => watches.push(watch),
+            Err(errno) => has_ended = errno == Errno::SRCH,
+        }
+    }
+    let is_told = is_closing_told || watches.len() == 2;
+    let is_same = !has_ended && (!is_told || obstacle.is_still_there(paths));
+    with_registry(|registry| {
+        if let Some(entry) = registry.locks.get_mut(paths) {
+            entry.watches.extend(watches.into_iter().map(|watch| (number, watch)));
+        }
+    });
+    report(paths, |lock, now| lock.watched(now, obstacle, is_told, is_same))
+}
+
+/// See [`super::watch_loss`].
+pub fn watch_loss(handle: Handle, tell: TellLoss) {
+    let held = with_registry(|registry| {
+        let (paths, held) = registry.held(handle)?;
+        let entry = registry.locks.get_mut(&paths)?;
+        entry.tell_loss.push((handle, tell));
+        Some((paths, held, entry.loss_watch.is_none()))
+    });
+    let Some((paths, held, is_new)) = held else {
+        return;
+    };
+    if is_new {
+        let its_paths = paths.clone();
+        match os::on_change(held.file(), move || {
+            happen_by_timer(&its_paths, |lock, _| lock.check_path());
+        }) {
+            Ok(watch) => with_registry(|registry| {
+                if let Some(entry) = registry.locks.get_mut(&paths).filter(|e| e.lock.holds(&held))
+                {
+                    entry.loss_watch = Some(watch);
+                }
+            }),
+            Err(_) => look_for_loss(paths.clone(), Arc::downgrade(&held)),
+        }
+    }
+    // The lock may have been lost before the watch was set up.
+    happen_here(&paths, |lock, _| lock.check_path());
+}
+
+/// Without inotify: checks the path once a second for as long as the lock is held.
+fn look_for_loss(paths: LockPaths, held: Weak<HeldLock>) {
+    const EVERY: Duration = Duration::from_secs(1);
+
+    let check = move || {
+        if held.strong_count() > 0 {
+            happen_by_timer(&paths, |lock, _| lock.check_path());
+            look_for_loss(paths, held);
+        }
+    };
+    // Without a thread the signal never fires; `lock.held` still works.
+    os::at(os::now() + EVERY, check).into_iter().for_each(os::Timer::detach);
+}

@@ -1,0 +1,495 @@
+//! The locks of this process.
+//!
+//! An *environment* is one JavaScript world: the main thread or a worker. Re-entrancy belongs to one
+//! environment; between environments, and between processes, the lock excludes.
+//!
+//! One map leads from the path of a lock file to its [`Lock`](lock::Lock). The lock decides the next step;
+//! [`drive`] carries it out. The functions here only find the lock of a call. Until its path is known, an
+//! acquire waits among the *arrivals* of its session file: resolving the path takes system calls, which may
+//! hang.
+
+mod drive;
+mod lock;
+mod order;
+pub mod sweep;
+
+use std::collections::{HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::os::{self, Errno, Instant, RunsOn};
+use crate::protocol::{self, Attempt, HeldLock, LockPaths, SETTLE};
+
+use drive::{Caller, Entry, happen, happen_here, leave, no_thread, resume};
+use order::{TryNow, Waiter, take_if};
+
+/// One JavaScript world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Environment(pub u64);
+
+/// The number of a granted acquisition. A caller releases by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Handle(pub u64);
+
+/// The number of an acquire, unique within its environment. A caller cancels by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// The client that numbers its acquires.
+    pub client: u64,
+    /// The acquire's number within the client.
+    pub number: u64,
+}
+
+/// What a caller asks for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The environment that asks.
+    pub environment: Environment,
+    /// The number of this acquire.
+    pub ticket: Ticket,
+    /// The number by which the caller will release.
+    pub handle: Handle,
+    /// The file to protect; absolute.
+    pub session_file: PathBuf,
+    /// How long to wait, in milliseconds; `None`: for ever. At least one attempt is made.
+    pub timeout_ms: Option<u64>,
+    /// See [`Limits`](crate::verdict::Limits).
+    pub stale_ms: u64,
+    /// When the watchdog releases, in milliseconds after the lock was acquired.
+    pub max_hold_ms: u64,
+    /// Whether to share the lock if this environment already holds it.
+    pub allow_reentrant: bool,
+}
+
+/// A lock that was granted.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// To release it by.
+    pub handle: Handle,
+    /// The lock file.
+    pub lock_path: PathBuf,
+}
+
+/// How a holder lost its lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The watchdog released it: it was held for longer than its `max_hold_ms`.
+    HoldExceeded,
+    /// Somebody removed the lock file, or put another one in its place.
+    Removed,
+    /// All locks of its environment were released.
+    Released,
+}
+
+/// Called once, on any thread, with the outcome of an acquire. Dropped uncalled if the acquire was cancelled
+/// or its environment has ended. Must not block.
+pub type Deliver = Box<dyn FnOnce(Result<Grant>) + Send>;
+
+/// Called once, on any thread, when a lock is lost. Must not block.
+pub type TellLoss = Arc<dyn Fn(Loss) + Send + Sync>;
+
+/// A lock that this process holds, as `heldLocks` shows it.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The lock file.
+    pub lock_path: PathBuf,
+    /// How long ago it was granted.
+    pub held_for: Duration,
+    /// How long it may be held.
+    pub limit: Duration,
+    /// How many acquisitions share it.
+    pub acquisitions: usize,
+    /// How many acquires of this process wait for it.
+    pub waiters: usize,
+}
+
+/// Everything that this process knows of its locks.
+#[derive(Default)]
+struct Registry {
+    /// By session file: the waiters whose lock path is not resolved yet.
+    arrivals: HashMap<PathBuf, VecDeque<Waiter<Caller>>>,
+    locks: HashMap<LockPaths, Entry>,
+    handles: HashMap<Handle, Acquisition>,
+    last_handle: u64,
+    /// Folders on trusted file systems, by the name in use and by real path. Each is *quick* from this
+    /// instant on: any thread may make system calls there.
+    quick_folders: HashMap<PathBuf, Instant>,
+    /// How many locks the watchdog has released.
+    watchdog_releases: usize,
+}
+
+/// The state of an acquisition that was granted and not released.
+enum Acquisition {
+    Held(LockPaths),
+    Lost(Loss),
+}
+
+static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
+
+/// The mutex guards bookkeeping only: no system call of the protocol and no caller's code runs under it. The
+/// registry is consistent at every statement that can panic, so a poisoned mutex is used all the same.
+fn with_registry<T>(use_it: impl FnOnce(&mut Registry) -> T) -> T {
+    let mut registry: MutexGuard<'_, Option<Registry>> =
+        REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
+    use_it(registry.get_or_insert_with(Registry::default))
+}
+
+// --- Calls --------------------------------------------------------------------------------------
+
+/// A number that no other acquisition has.
+pub fn new_handle() -> Handle {
+    with_registry(|registry| {
+        registry.last_handle += 1;
+        Handle(registry.last_handle)
+    })
+}
+
+/// Asks for a lock. Returns at once; `deliver` is called with the outcome, perhaps before this returns.
+///
+/// In a quick folder the calling thread makes the first attempt: that costs less than handing the attempt to
+/// another thread. Elsewhere this thread makes no system call.
+pub fn acquire(request: Request, deliver: Deliver) {
+    // Deadlines and the watchdog need a thread. Without one, nothing is granted.
+    let keeper = match os::keep_timers() {
+        Ok(keeper) => keeper,
+        Err(errno) => return deliver(Err(no_timers(errno, &request.session_file))),
+    };
+    let now = os::now();
+    let timeout = request.timeout_ms.map(Duration::from_millis);
+    let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
+    let caller = Caller { deliver, since: now, restarts: 0, overdue: None, _keeper: keeper };
+    arrive(Waiter { request, deadline, caller });
+}
+
+fn no_timers(errno: Errno, path: &Path) -> Error {
+    if errno == Errno::AGAIN {
+        return no_thread(path);
+    }
+    Error::System { errno, syscall: "epoll_create1", path: path.to_owned() }
+}
+
+/// Adds a waiter to the arrivals. The first of them starts [`admit`].
+fn arrive(mut waiter: Waiter<Caller>) {
+    let session_file = waiter.request.session_file.clone();
+    let is_quick = with_registry(|registry| registry.is_quick(session_file.parent()));
+    if !is_quick
+        && let Some(deadline) = waiter.deadline
+        && let Some(overdue) = deadline.checked_add(lock::HUNG_AFTER)
+    {
+        // `resolve` may hang, on a mount whose server is gone. `at` can't fail: the waiter has a keeper.
+        let session_file = session_file.clone();
+        waiter.caller.overdue = os::at(overdue, move || give_up_arrivals(&session_file)).ok();
+    }
+    let is_first = with_registry(|registry| {
+        let arrivals = registry.arrivals.entry(session_file.clone()).or_default();
+        arrivals.push_back(waiter);
+        arrivals.len() == 1
+    });
+    if is_first {
+        let_in(&session_file);
+    }
+}
+
+/// Has the arrivals for one session file let in: here in a quick folder, else by a worker.
+fn let_in(session_file: &Path) {
+    if with_registry(|registry| registry.is_quick(session_file.parent())) {
+        return admit(session_file);
+    }
+    let session_file = session_file.to_owned();
+    os::run(Box::new(move |on| match on {
+        RunsOn::Worker => admit(&session_file),
+        RunsOn::Caller => {
+            let arrivals = with_registry(|registry| registry.arrivals.remove(&session_file));
+            for waiter in arrivals.into_iter().flatten() {
+                (waiter.caller.deliver)(Err(no_thread(&session_file)));
+            }
+        }
+    }));
+}
+
+/// Resolves a session file, and moves its arrivals to the lock one after the other. Until then each stays
+/// among the arrivals, so that [`cancel`] and [`end`] find it.
+fn admit(session_file: &Path) {
+    while with_registry(|registry| registry.has_arrivals(session_file)) {
+        let found = drive::catch(session_file, || {
+            let paths = LockPaths::resolve(session_file)?;
+            drive::learn_speed(session_file, &paths);
+            Ok(paths)
+        });
+        let take = |registry: &mut Registry| registry.arrivals.get_mut(session_file)?.pop_front();
+        match found {
+            // Under one lock of the mutex: `cancel` finds every waiter in one place or the other.
+            Ok(paths) => resume(&paths, |registry, now| {
+                if let Some(mut waiter) = take(registry) {
+                    waiter.caller.overdue = None;
+                    registry.entry(&paths).lock.acquire(now, waiter);
+                }
+            }),
+            Err(error) => {
+                if let Some(waiter) = with_registry(take) {
+                    (waiter.caller.deliver)(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// Times out the arrivals whose deadline is over although `resolve` has not returned.
+fn give_up_arrivals(session_file: &Path) {
+    let now = os::now();
+    let overdue = with_registry(|registry| {
+        let arrivals = registry.arrivals.get_mut(session_file);
+        let is_over = |it: &Waiter<Caller>| it.deadline.is_some_and(|deadline| deadline <= now);
+        arrivals.map(|arrivals| take_if(arrivals, is_over))
+    });
+    for waiter in overdue.into_iter().flatten() {
+        let lock_path = session_file.with_added_extension("lock");
+        let timeout = drive::timeout(&waiter.request, lock_path, None, None);
+        (waiter.caller.deliver)(Err(timeout));
+    }
+}
+
+/// Takes the lock without waiting and without joining the queue. `None`: it is contended.
+///
+/// Takes a dead lock over too, and then may block for [`SETTLE`].
+pub fn try_acquire(request: &Request) -> Result<Option<Grant>> {
+    let _keeper = os::keep_timers().map_err(|errno| no_timers(errno, &request.session_file))?;
+    let paths = LockPaths::resolve(&request.session_file)?;
+    drive::learn_speed(&request.session_file, &paths);
+    let grant = || Grant { handle: request.handle, lock_path: paths.lock().to_owned() };
+    match happen_here(&paths, |lock, _| lock.try_acquire(request)) {
+        TryNow::Contended => Ok(None),
+        TryNow::Share(lock) => {
+            let is_ours = lock.is_at_its_path().unwrap_or(true);
+            if is_ours && drive::share(&paths, &lock, request.handle) {
+                return Ok(Some(grant()));
+            }
+            happen_here(&paths, |it, now| it.path_checked(now, &lock, Ok(is_ours)));
+            try_acquire(request)
+        }
+        TryNow::Try(claim, approach) => {
+            let taken = drive::guarded(&paths, || {
+                protocol::attempt(&paths, &claim, approach).and_then(take_now)
+            });
+            let (lock, error) = match taken {
+                Ok(lock) => (lock, None),
+                Err(error) => (None, Some(error)),
+            };
+            let is_ours = lock.is_some();
+            resume(&paths, |registry, now| {
+                if is_ours {
+                    registry.handles.insert(request.handle, Acquisition::Held(paths.clone()));
+                }
+                registry.entry(&paths).lock.tried_now(now, request, lock);
+            });
+            error.map_or(Ok(is_ours.then(grant)), Err)
+        }
+    }
+}
+
+/// The lock that the attempt took, after settling.
+fn take_now(attempt: Attempt) -> Result<Option<HeldLock>> {
+    match attempt {
+        Attempt::Acquired(lock) => Ok(Some(lock)),
+        Attempt::TakenOver(lock) => {
+            os::sleep(SETTLE); // the caller asked to block
+            Ok(lock.is_at_its_path()?.then_some(lock))
+        }
+        Attempt::Queued(place) => {
+            leave(place);
+            Ok(None)
+        }
+        Attempt::Contended(obstacle) => {
+            obstacle.into_place().into_iter().for_each(leave);
+            Ok(None)
+        }
+    }
+}
+
+/// Withdraws an acquire. `false` if it has ended already; then its outcome is delivered.
+pub fn cancel(environment: Environment, ticket: Ticket) -> bool {
+    let is_it = |waiter: &Waiter<Caller>| {
+        waiter.request.environment == environment && waiter.request.ticket == ticket
+    };
+    let arrival = with_registry(|registry| {
+        registry
+            .arrivals
+            .values_mut()
+            .find_map(|waiters| waiters.remove(waiters.iter().position(is_it)?))
+    });
+    if arrival.is_some() {
+        return true;
+    }
+    let locks = with_registry(|registry| registry.contended_locks());
+    locks.iter().any(|paths| happen(paths, |lock, _| lock.cancel(environment, ticket)).is_some())
+}
+
+/// Whether a lock is still registered as held. [`release_all`] may have released it between the grant and the
+/// call of `deliver`.
+pub fn is_registered(handle: Handle) -> bool {
+    with_registry(|registry| registry.handles.contains_key(&handle))
+}
+
+/// Whether a lock is held and its path still names our file. Asks the file system.
+pub fn is_held(handle: Handle) -> bool {
+    let lock = with_registry(|registry| registry.held(handle).map(|(_, lock)| lock));
+    // An error proves nothing: the lock counts as held.
+    lock.is_some_and(|lock| lock.is_at_its_path().unwrap_or(true))
+}
+
+/// Calls `tell` when the lock is lost. If it is not held any more, returns why instead.
+pub fn watch_loss(handle: Handle, tell: TellLoss) -> Option<Loss> {
+    drive::watch_loss(handle, tell);
+    with_registry(|registry| match registry.handles.get(&handle) {
+        Some(Acquisition::Held(_)) => None,
+        Some(Acquisition::Lost(loss)) => Some(*loss),
+        None => Some(Loss::Released),
+    })
+}
+
+/// Gives one acquisition back. The last one releases the lock. `done` is called with the result, perhaps
+/// before this returns: see [`acquire`]. A second release of the same handle does nothing.
+pub fn release(handle: Handle, done: Box<dyn FnOnce(Result<()>) + Send>) {
+    let released = with_registry(|registry| registry.handles.remove(&handle));
+    let Some(Acquisition::Held(paths)) = released else {
+        return done(Ok(()));
+    };
+    let Some(lock) = happen_here(&paths, |lock, _| lock.release(handle)) else {
+        return done(Ok(()));
+    };
+    if with_registry(|registry| registry.is_quick(Some(paths.folder()))) {
+        drive::release_and_tell(&paths, &lock, done);
+    } else {
+        os::run(Box::new(move |_| drive::release_and_tell(&paths, &lock, done)));
+    }
+}
+
+/// Releases every lock of an environment, however often it was re-entered, before it returns. Returns how
+/// many there were.
+pub fn release_all(environment: Environment) -> usize {
+    let locks = with_registry(|registry| registry.all_locks());
+    locks.iter().filter(|paths| release_in(paths, environment)).count()
+}
+
+/// Releases one lock, if the environment holds it. Returns whether it did.
+fn release_in(paths: &LockPaths, environment: Environment) -> bool {
+    let lock = happen_here(paths, |lock, _| lock.release_environment(environment));
+    if let Some(lock) = &lock {
+        // An error leaves a dead lock file, which the next contender takes over.
+        let (_, place) = drive::release(lock);
+        happen_here(paths, |lock, now| lock.released(now, place));
+    }
+    happen_here(paths, |lock, _| lock.leave_now());
+    lock.is_some()
+}
+
+/// Ends an environment: drops its waiters and releases its locks.
+pub fn end(environment: Environment) {
+    let (arrivals, locks) = with_registry(|registry| {
+        let is_gone = |waiter: &Waiter<Caller>| waiter.request.environment == environment;
+        let arrivals: Vec<_> =
+            registry.arrivals.values_mut().flat_map(|waiters| take_if(waiters, is_gone)).collect();
+        (arrivals, registry.all_locks())
+    });
+    drop(arrivals);
+    for paths in &locks {
+        drop(happen_here(paths, |lock, _| lock.forget(environment)));
+    }
+    release_all(environment);
+}
+
+// --- Questions ----------------------------------------------------------------------------------
+
+/// The locks that this process holds, sorted by path. Does not ask the file system, so a loss that was not
+/// noticed yet does not show.
+pub fn held() -> Vec<Held> {
+    let now = os::now();
+    let describe = |(paths, entry): (&LockPaths, &Entry)| {
+        let hold = entry.lock.hold()?;
+        Some(Held {
+            lock_path: paths.lock().to_owned(),
+            held_for: now.saturating_duration_since(hold.since),
+            limit: hold.limit,
+            acquisitions: hold.handles.len(),
+            waiters: entry.lock.waiters(),
+        })
+    };
+    let mut held: Vec<_> =
+        with_registry(|registry| registry.locks.iter().filter_map(describe).collect());
+    held.sort_by(|one, other| one.lock_path.as_os_str().cmp(other.lock_path.as_os_str()));
+    held
+}
+
+/// Whether this process holds that lock, as far as it knows.
+pub fn is_held_here(paths: &LockPaths) -> bool {
+    with_registry(|registry| registry.locks.get(paths).is_some_and(|it| it.lock.hold().is_some()))
+}
+
+/// A sweep has removed this lock file: a waiter in this process makes an attempt at once.
+pub fn removed(paths: &LockPaths) {
+    if with_registry(|registry| registry.locks.contains_key(paths)) {
+        happen(paths, |lock, _| lock.removed());
+    }
+}
+
+/// Ends all holds that are too long at `now`. For tests: [`lock::Lock::time`] does that by itself.
+pub fn run_watchdog(now: Instant) {
+    for paths in with_registry(|registry| registry.all_locks()) {
+        happen(&paths, |lock, _| lock.run_watchdog(now));
+    }
+}
+
+/// How many holds the watchdog has ended; their files may still be on disk. For tests.
+pub fn watchdog_releases() -> usize {
+    with_registry(|registry| registry.watchdog_releases)
+}
+
+/// Whether the workers have nothing to do. Work in quick folders runs on other threads, and does not count.
+pub fn is_idle() -> bool {
+    os::is_idle()
+}
+
+impl Registry {
+    fn is_quick(&self, folder: Option<&Path>) -> bool {
+        let since = folder.and_then(|folder| self.quick_folders.get(folder));
+        since.is_some_and(|since| *since <= os::now())
+    }
+
+    /// Until this instant only workers make system calls in that folder.
+    fn slow_folder(&mut self, folder: PathBuf, until: Instant) {
+        // Its other names are not known here, so all of them are forgotten and found out again.
+        self.quick_folders.retain(|known, _| *known == folder);
+        self.quick_folders.insert(folder, until);
+    }
+
+    fn has_arrivals(&mut self, session_file: &Path) -> bool {
+        let is_empty = self.arrivals.get(session_file).is_none_or(VecDeque::is_empty);
+        if is_empty {
+            self.arrivals.remove(session_file);
+        }
+        !is_empty
+    }
+
+    fn entry(&mut self, paths: &LockPaths) -> &mut Entry {
+        self.locks.entry(paths.clone()).or_insert_with(|| Entry::new(paths.clone()))
+    }
+
+    fn all_locks(&self) -> Vec<LockPaths> {
+        self.locks.keys().cloned().collect()
+    }
+
+    fn contended_locks(&self) -> Vec<LockPaths> {
+        let contended = self.locks.iter().filter(|(_, entry)| entry.lock.waiters() > 0);
+        contended.map(|(paths, _)| paths.clone()).collect()
+    }
+
+    fn held(&self, handle: Handle) -> Option<(LockPaths, Arc<HeldLock>)> {
+        let Acquisition::Held(paths) = self.handles.get(&handle)? else {
+            return None;
+        };
+        let hold = self.locks.get(paths)?.lock.hold()?;
+        hold.handles.contains(&handle).then(|| (paths.clone(), Arc::clone(&hold.lock)))
+    }
+}

@@ -1,0 +1,122 @@
+//! The types that pass between a [`Lock`](super::lock::Lock) and its driver.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Environment, Handle, Loss, Request};
+use crate::error::Error;
+use crate::os::Instant;
+use crate::protocol::{Approach, Claim, HeldLock, Obstacle, Place};
+
+/// Removes and returns the items that `is_wanted` accepts. Both parts keep their order.
+pub fn take_if<T>(queue: &mut VecDeque<T>, is_wanted: impl Fn(&T) -> bool) -> Vec<T> {
+    let (taken, kept) = std::mem::take(queue).into_iter().partition(is_wanted);
+    *queue = Vec::into(kept);
+    taken
+}
+
+/// An acquire that has not ended.
+#[derive(Debug)]
+pub struct Waiter<C> {
+    /// What was asked for.
+    pub request: Request,
+    /// When the acquire times out.
+    pub deadline: Option<Instant>,
+    /// The driver's own data.
+    pub caller: C,
+}
+
+/// What an environment has while it holds the lock.
+#[derive(Debug)]
+pub struct Hold {
+    /// The lock on disk.
+    pub lock: Arc<HeldLock>,
+    /// The environment that holds.
+    pub environment: Environment,
+    /// The acquisitions that share it.
+    pub handles: Vec<Handle>,
+    /// When it was granted.
+    pub since: Instant,
+    /// How long it may be held.
+    pub limit: Duration,
+    /// When to check that the path still names our file; only while others wait here.
+    pub check_at: Option<Instant>,
+}
+
+/// What the driver has to do. Where an order has a result, its comment names the event that reports it.
+#[derive(Debug)]
+pub enum Order<C> {
+    /// Make an attempt: [`super::lock::Lock::tried`].
+    Try(Claim, Approach),
+    /// Block for our turn: [`super::lock::Lock::turn_ended`].
+    WaitForTurn(u64, Place),
+    /// Block for the flock in the way: [`super::lock::Lock::flock_ended`].
+    WaitForFlock(u64, Obstacle),
+    /// End that, and what was ordered before it.
+    EndWait(u64),
+    /// Watch the obstacle; each change is reported by [`super::lock::Lock::stirred`]. The result:
+    /// [`super::lock::Lock::watched`].
+    Watch(u64, Obstacle),
+    /// End that, and what was ordered before it.
+    Unwatch(u64),
+    /// Check whether the lock is free: [`super::lock::Lock::looked`]. It is not free while the path still
+    /// names this obstacle's file.
+    LookPast(Claim, Option<Obstacle>),
+    /// Make an attempt past the queue, while a thread still blocks: [`super::lock::Lock::tried_past`].
+    TryPast(Claim, Approach),
+    /// Check whether the path still names our file: [`super::lock::Lock::path_checked`].
+    CheckPath(Arc<HeldLock>),
+    /// Release the lock: [`super::lock::Lock::released`]. `Exceeded`: the watchdog ended the hold.
+    Release(Arc<HeldLock>, Option<Exceeded>),
+    /// Grant the lock to the waiter.
+    Grant(Waiter<C>),
+    /// End the waiter's acquire with this error.
+    Refuse(Waiter<C>, Error),
+    /// End these acquires with a time-out error that says who holds the lock. `Error`: its cause.
+    Expire(Vec<Waiter<C>>, Option<Error>),
+    /// The folder was moved or removed: resolve the waiter's session file again.
+    StartAnew(Waiter<C>),
+    /// Report the loss of these acquisitions to their listeners.
+    Lost(Vec<Handle>, Loss),
+    /// Leave the queue.
+    Leave(Place),
+    /// Close the obstacle's file.
+    Close(Obstacle),
+    /// Close this queue file. We have left the queue already.
+    ClosePlace(Place),
+}
+
+/// A hold that the watchdog ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exceeded {
+    /// How long it was held.
+    pub held_for: Duration,
+    /// Its `max_hold_ms`.
+    pub limit: Duration,
+}
+
+/// What the caller of [`super::lock::Lock::try_acquire`] has to do.
+#[derive(Debug)]
+pub enum TryNow {
+    /// Make this attempt, and report it by [`super::lock::Lock::tried_now`].
+    Try(Claim, Approach),
+    /// If the path still names our file, share this lock by [`super::lock::Lock::share`].
+    Share(Arc<HeldLock>),
+    /// Another acquire of this process has the lock, or is before this one.
+    Contended,
+}
+
+impl Hold {
+    /// When the watchdog ends the hold; `None` if the instant does not fit the clock.
+    pub fn ends_at(&self) -> Option<Instant> {
+        self.since.checked_add(self.limit)
+    }
+}
+
+impl Request {
+    /// Whether this request may share the hold: re-entrant, and of the same environment.
+    pub fn may_share(&self, hold: &Hold) -> bool {
+        self.allow_reentrant && self.environment == hold.environment
+    }
+}

@@ -1,0 +1,48 @@
+//! The *blank*: our future lock file, still without a record and without a name. A process in the queue makes
+//! one while it waits, so that less work is left when its turn comes.
+
+use super::paths::LockPaths;
+use crate::error::{Context, Result};
+use crate::os::{self, Errno, File, FileId};
+use crate::record::DeclaredWitness;
+
+/// A new, flocked file. Unless it gets a name, it vanishes when it is closed.
+#[derive(Debug, Clone)]
+pub struct Blank {
+    /// The open file, which owns the flock.
+    pub file: File,
+    /// Device and inode.
+    pub id: FileId,
+    /// What its record will promise.
+    pub witness: Option<DeclaredWitness>,
+    /// 128 random bits in hexadecimal, for the record.
+    pub token: String,
+}
+
+impl Blank {
+    /// Creates an unnamed file. `None` if the file system has no unnamed files.
+    pub fn create(paths: &LockPaths) -> Result<Option<Self>> {
+        match os::create_unnamed(paths.folder()) {
+            Ok(file) => Self::of(paths, &file).map(Some),
+            // Old kernels know no unnamed files and take the flag for O_DIRECTORY.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => Ok(None),
+            Err(errno) => Err(errno).during("open", paths.lock()),
+        }
+    }
+
+    /// Flocks a file that we have just created.
+    ///
+    /// The record may promise a flock only where every process that can see the file can see its flock. A
+    /// flock taken through a FUSE mount can't be seen from the folder beneath it; there the open descriptor
+    /// is the witness.
+    pub fn of(paths: &LockPaths, file: &File) -> Result<Self> {
+        let id = os::status_of(file).during("fstat", paths.lock())?.id;
+        // May fail: the file system has no flocks, or a contender judges the file just now.
+        let is_flocked = os::flock(file).is_ok();
+        let witness = (is_flocked && os::is_trusted(file, id)).then_some(DeclaredWitness::Flock);
+        let mut random = [0; 16];
+        os::random(&mut random).during("getrandom", paths.lock())?;
+        let token = format!("{:032x}", u128::from_ne_bytes(random));
+        Ok(Self { file: file.clone(), id, witness, token })
+    }
+}

@@ -1,0 +1,228 @@
+//! An open lock file: which file it is, the facts about it, and the release of ours.
+
+use std::path::Path;
+
+use super::paths::LockPaths;
+use super::queue::Place;
+use crate::error::{Context, Error, Result};
+use crate::os::{self, Errno, File, FileId, FileKind, Lease, Status};
+use crate::process;
+use crate::record::{self, Record};
+use crate::verdict::{Facts, Flock, LookUp};
+
+/// How old a guard folder must be before its maker is taken for dead, in milliseconds. Its maker needs
+/// it for a few system calls.
+const GUARD_MS: u64 = 30_000;
+
+/// An open lock file. Cheap to clone; the clones share the open file, and its flock.
+#[derive(Debug, Clone)]
+pub struct LockFile {
+    /// The open file, which owns the flock.
+    pub file: File,
+    /// Device and inode. No other file gets the same pair while this one is open.
+    pub id: FileId,
+}
+
+/// A lock that this process holds. Dropping it lets the kernel free the flock and leaves a dead
+/// file behind; [`HeldLock::release`] removes the file first.
+#[derive(Debug)]
+#[must_use = "dropping it leaves a dead lock file behind"]
+pub struct HeldLock {
+    paths: LockPaths,
+    pub(super) file: LockFile,
+    token: String,
+    /// Our place in the queue, if we have one. We keep the turn for as long as we hold.
+    place: Option<Place>,
+}
+
+impl LockFile {
+    /// Whether it is on a trusted file system.
+    pub fn is_trusted(&self) -> bool {
+        os::is_trusted(&self.file, self.id)
+    }
+}
+
+impl HeldLock {
+    pub(super) fn new(paths: &LockPaths, file: LockFile, token: String) -> Self {
+        Self { paths: paths.clone(), file, token, place: None }
+    }
+
+    /// The same lock, acquired by way of the queue.
+    pub(super) fn by_turn(self, place: Option<Place>) -> Self {
+        Self { place, ..self }
+    }
+
+    /// The open lock file, to be watched.
+    pub fn file(&self) -> &File {
+        &self.file.file
+    }
+
+    /// Where it is.
+    pub fn paths(&self) -> &LockPaths {
+        &self.paths
+    }
+
+    /// Asks the file system whether the lock file is still ours.
+    pub fn is_at_its_path(&self) -> Result<bool> {
+        names(self.paths.lock(), &self.file, Some(&self.token))
+    }
+
+    /// Gives the lock back: removes the file if it is still ours, and only then.
+    ///
+    /// The order matters. First unlink, then unlock: a process that gets the flock finds the name gone. The
+    /// turn is given up last: the next process in the queue wakes up when the path is vacant.
+    ///
+    /// If others use the queue, returns our place, already given up. The caller leaves the queue later:
+    /// leaving now would compete for the processor with the process that has just been woken.
+    ///
+    /// On an error the lock is free all the same, but a dead file stays; the next contender replaces it.
+    /// Afterwards this value protects nothing.
+    pub fn release(&self) -> (Result<()>, Option<Place>) {
+        let removed = self
+            .is_at_its_path()
+            .and_then(|ours| if ours { remove(self.paths.lock()) } else { Ok(()) });
+        // Closing is not enough: a child between fork and exec may share the open file, and its flock.
+        let unlocked = unlock(self.paths.lock(), &self.file);
+        let place = self.place.clone().and_then(|mut place| {
+            place.give_up();
+            if place.is_shared() {
+                return Some(place);
+            }
+            place.leave();
+            None
+        });
+        (removed.and(unlocked), place)
+    }
+}
+
+/// Opens the regular file at `path`, and says which it is; `None` if nothing is there.
+pub fn open_regular(path: &Path) -> Result<Option<(File, Status)>> {
+    // `lstat` before `open`: opening a device can have side effects.
+    let Some(status) = status_at(path)? else {
+        return Ok(None);
+    };
+    refuse_odd(&status, path)?;
+    let file = match os::open(path) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::STALE) => return Ok(None),
+        // A symbolic link was put there after `lstat`.
+        Err(Errno::LOOP) => {
+            return Err(Error::NotAFile { path: path.to_owned(), kind: FileKind::Symlink });
+        }
+        Err(errno) => return Err(errno).during("open", path),
+    };
+    let status = os::status_of(&file).during("fstat", path)?;
+    refuse_odd(&status, path)?;
+    Ok(Some((file, status)))
+}
+
+fn refuse_odd(status: &Status, path: &Path) -> Result<()> {
+    match status.odd_kind {
+        None => Ok(()),
+        Some(kind) => Err(Error::NotAFile { path: path.to_owned(), kind }),
+    }
+}
+
+fn status_at(path: &Path) -> Result<Option<Status>> {
+    match os::status_at(path) {
+        Ok(status) => Ok(Some(status)),
+        Err(Errno::NOENT | Errno::STALE) => Ok(None),
+        Err(errno) => Err(errno).during("lstat", path),
+    }
+}
+
+/// Whether `path` still names the open `file`.
+///
+/// Compares inodes. Where one file may show two inode numbers (`VirtioFS`), compares contents: the record's
+/// `token` if given, the whole text otherwise.
+pub fn names(path: &Path, file: &LockFile, token: Option<&str>) -> Result<bool> {
+    let Some(there) = status_at(path)? else {
+        return Ok(false);
+    };
+    if there.id == file.id {
+        return Ok(true);
+    }
+    if there.odd_kind.is_some() || file.is_trusted() {
+        return Ok(false);
+    }
+    let Ok(text_at_path) = os::open(path).and_then(|file| read(&file)) else {
+        return Ok(false); // gone or unreadable: not this file
+    };
+    Ok(match token {
+        Some(token) => {
+            Record::decode(&text_at_path).is_some_and(|r| r.token.as_deref() == Some(token))
+        }
+        None => read(&file.file).is_ok_and(|text| !text.is_empty() && text == text_at_path),
+    })
+}
+
+/// Reads a lock file, one byte past the longest record: that byte shows that the file is too long.
+fn read(file: &File) -> os::Result<Vec<u8>> {
+    os::read(file, record::MAX_BYTES + 1)
+}
+
+/// Reads the record and asks the kernel about the file and its holder. `None` if the file is gone.
+pub fn facts_of(
+    path: &Path,
+    file: &LockFile,
+    flock: Flock,
+    is_held_here: bool,
+) -> Result<Option<Facts>> {
+    let status = os::status_of(&file.file).during("fstat", path)?;
+    let bytes = match read(&file.file) {
+        Ok(bytes) => bytes,
+        Err(Errno::STALE) => return Ok(None),
+        Err(errno) => return Err(errno).during("read", path),
+    };
+    let is_trusted = file.is_trusted();
+    // On an untrusted file system a refused lease means nothing: NFS refuses without a delegation.
+    let writer = if is_trusted { os::lease(&file.file) } else { Lease::Unanswered };
+    let mut facts = Facts {
+        record: Record::decode(&bytes),
+        flock,
+        writer,
+        is_trusted,
+        is_held_here,
+        modified_ms: status.modified_ms,
+        changed_ms: status.changed_ms,
+        process: LookUp::NotAsked,
+    };
+    if let Some(pid) = facts.pid_to_look_up(&process::own()) {
+        facts.process = os::find_process(pid).map_or(LookUp::NoSuchProcess, LookUp::Found);
+    }
+    Ok(Some(facts))
+}
+
+/// Gives the flock back.
+pub fn unlock(path: &Path, file: &LockFile) -> Result<()> {
+    match os::unlock(&file.file) {
+        // Where flock isn't supported there is none to give back.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK | Errno::BADF) => Ok(()),
+        answer => answer.during("flock", path),
+    }
+}
+
+/// Removes a name. No error if it is gone already.
+pub fn remove(path: &Path) -> Result<()> {
+    match os::unlink(path) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno).during("unlink", path),
+    }
+}
+
+/// Removes `path` if it still names `file`, which is ours. If that fails, the file is dead, and the next
+/// takeover removes it.
+pub fn discard(path: &Path, file: &LockFile) {
+    if names(path, file, None).unwrap_or(false) {
+        let _ = os::unlink(path);
+    }
+}
+
+/// The error to report while a late release of an older process removes the lock: it guards the removal with
+/// a folder. A folder older than [`GUARD_MS`] remains from a crash and is ignored; so is one from the future.
+pub fn guard(paths: &LockPaths) -> Option<Error> {
+    let path = paths.guard();
+    let found = os::status_at(&path).ok()?;
+    let age_ms = os::wall_ms().abs_diff(found.modified_ms);
+    (age_ms <= GUARD_MS).then_some(Error::Guarded { path })
+}

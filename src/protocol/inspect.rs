@@ -1,0 +1,222 @@
+//! Judges a lock file for people and sweeps, and clears a dead one away.
+//!
+//! An inspection uses the same look and the same verdict as an acquire, so it reports what an acquire would do.
+//!
+//! # Clearing a dead lock
+//!
+//! Removing a dead lock by its path has the race that [`takeover`] describes. So a sweep takes the dead lock
+//! over ([`clear`]), lets it settle if need be, and releases it ([`finish`]). If an older process removes the
+//! path blindly meanwhile, it removes only our file. A crash in between leaves a dead lock.
+//!
+//! Nothing here sleeps: the caller waits for the settling.
+
+use std::path::{Path, PathBuf};
+
+use super::file::{LockFile, facts_of, open_regular, unlock};
+use super::obstacle::Kind;
+use super::takeover::{self, Takeover};
+use super::{Claim, HeldLock, LockPaths, Look, ROUNDS, guard, look, queue, temporary};
+use crate::error::{Error, Result};
+use crate::os::{self, Errno, Lease};
+use crate::process;
+use crate::verdict::{Facts, Flock, LookUp, Report, Verdict};
+
+/// The result of an inspection.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    /// Where it is.
+    pub lock_path: PathBuf,
+    /// The record and the verdict; empty if the file could not be read.
+    pub report: Report,
+    /// Why the file could not be read or removed.
+    pub cause: Option<Error>,
+    /// Whether this sweep removed it.
+    pub is_removed: bool,
+}
+
+/// The result of [`clear`].
+#[derive(Debug)]
+pub enum Clearing {
+    /// It is not dead, or could not be replaced.
+    Kept(Inspection),
+    /// It was dead, and a lock of ours has replaced it. The caller calls [`finish`].
+    Replaced {
+        /// The dead one.
+        inspection: Inspection,
+        /// Ours.
+        held: HeldLock,
+        /// Whether `held` has to settle before [`finish`].
+        settles: bool,
+    },
+}
+
+impl Inspection {
+    /// A lock file that exists, and about which nothing else is known.
+    pub fn unknown(paths: &LockPaths, cause: Option<Error>) -> Self {
+        let lock_path = paths.lock().to_owned();
+        Self { lock_path, report: Report::default(), cause, is_removed: false }
+    }
+
+    fn new(paths: &LockPaths, mut facts: Facts, claim: &Claim, now_ms: i64) -> Self {
+        look_up_for_reasons(&mut facts);
+        let report = Report::new(&facts, &process::own(), claim.limits, now_ms);
+        Self { report, ..Self::unknown(paths, None) }
+    }
+
+    /// The verdict. Without a judgement: unknown, which counts as alive.
+    pub fn verdict(&self) -> Verdict {
+        self.report.judgement.as_ref().map_or(Verdict::Unknown, |judgement| judgement.verdict)
+    }
+}
+
+/// Judges a lock file as a contender does, and leaves it as it is. Ages are counted up to `now_ms`. `None`:
+/// there is no lock file.
+///
+/// # Errors
+/// Only if `lstat` fails. Any other error is reported in [`Inspection::cause`].
+pub fn inspect(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Inspection>> {
+    match look_closely(paths, claim, now_ms) {
+        Err(error @ Error::System { syscall: "lstat", .. }) => Err(error),
+        Err(cause) => Ok(Some(Inspection::unknown(paths, Some(cause)))),
+        Ok(Look::Vacant) => Ok(None),
+        Ok(Look::Moved) => Ok(Some(Inspection::unknown(paths, None))),
+        Ok(Look::Alive(kind)) => Ok(Some(in_the_way(paths, &kind, claim, now_ms))),
+        Ok(Look::Dead(dead, facts)) => {
+            let _ = unlock(paths.lock(), &dead); // dropping `dead` closes the file, which unlocks it too
+            Ok(Some(Inspection::new(paths, *facts, claim, now_ms)))
+        }
+    }
+}
+
+/// Looks the process up for the report, where the verdict doesn't need it.
+fn look_up_for_reasons(facts: &mut Facts) {
+    if facts.process == LookUp::NotAsked
+        && let Some(pid) = facts.pid_for_reasons(&process::own())
+    {
+        facts.process = os::find_process(pid).map_or(LookUp::NoSuchProcess, LookUp::Found);
+    }
+}
+
+/// The facts about a lock file, for a time-out error. `None`: there is no lock file, or it is being replaced.
+///
+/// # Errors
+/// If the file can't be read.
+pub fn facts(paths: &LockPaths) -> Result<Option<Facts>> {
+    let Some((file, status)) = open_regular(paths.lock())? else {
+        return Ok(None);
+    };
+    let file = LockFile { file, id: status.id };
+    let flock = match os::flock(&file.file) {
+        Err(Errno::WOULDBLOCK) => Flock::Theirs,
+        Ok(()) => Flock::Ours,
+        Err(_) => Flock::Unknown,
+    };
+    let facts = facts_of(paths.lock(), &file, flock, false);
+    if flock == Flock::Ours {
+        unlock(paths.lock(), &file)?;
+    }
+    let mut facts = facts?;
+    facts.iter_mut().for_each(look_up_for_reasons);
+    Ok(facts)
+}
+
+/// Replaces a dead lock by a lock of ours. `None`: there is no lock file.
+pub fn clear(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Clearing>> {
+    for _ in 0..ROUNDS {
+        let (dead, facts) = match look_closely(paths, claim, now_ms)? {
+            Look::Vacant => return Ok(None),
+            Look::Moved => continue,
+            Look::Alive(kind) => {
+                let alive = in_the_way(paths, &kind, claim, now_ms);
+                return Ok(Some(Clearing::Kept(alive)));
+            }
+            Look::Dead(dead, facts) => (dead, facts),
+        };
+        let promised = facts.has_lost_its_flock();
+        let inspection = Inspection::new(paths, *facts, claim, now_ms);
+        let replaced = match guard(paths) {
+            None => takeover::take_over(paths, claim, &dead, promised),
+            Some(guarded) => Err(guarded),
+        };
+        let cause = match replaced {
+            Ok(Takeover::Done(held)) => {
+                return Ok(Some(Clearing::Replaced { inspection, held, settles: false }));
+            }
+            Ok(Takeover::Unsettled(held)) => {
+                return Ok(Some(Clearing::Replaced { inspection, held, settles: true }));
+            }
+            Ok(Takeover::Lost) => continue,
+            Ok(Takeover::Occupied) => None,
+            Err(cause) => Some(cause),
+        };
+        let _ = unlock(paths.lock(), &dead); // as above
+        return Ok(Some(Clearing::Kept(Inspection { cause, ..inspection })));
+    }
+    Ok(Some(Clearing::Kept(Inspection::unknown(paths, None))))
+}
+
+/// Releases the lock that replaced a dead one. `false`: somebody else had removed it before; the path may be
+/// another holder's.
+pub fn finish(ours: &HeldLock) -> Result<bool> {
+    let is_ours = ours.is_at_its_path();
+    ours.release().0?;
+    is_ours
+}
+
+/// Removes an abandoned temporary. On failure it stays for the next takeover.
+pub fn clear_temporary(path: &Path, claim: &Claim) {
+    let _ = temporary::sweep(path, claim, None);
+}
+
+/// Removes a queue file that no process uses.
+pub fn clear_queue(path: &Path) {
+    queue::remove_abandoned(path);
+}
+
+/// A contender's look, repeated while the lock is in motion: a contender retries later, an inspection doesn't.
+fn look_closely(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
+    for _ in 1..ROUNDS {
+        match look(paths, claim, now_ms)? {
+            Look::Moved => {}
+            Look::Alive(Kind::Flocked(file)) if is_being_judged(&file) => {
+                wait_for_judge(paths, &file);
+            }
+            seen => return Ok(seen),
+        }
+    }
+    look(paths, claim, now_ms)
+}
+
+/// Whether the flock belongs to a contender that judges the file just now. A holder has the file open for
+/// writing; a contender hasn't.
+fn is_being_judged(file: &LockFile) -> bool {
+    file.is_trusted() && os::lease(&file.file) == Lease::Granted
+}
+
+/// Yields until the contender has given the flock back: microseconds, unless it is stopped.
+fn wait_for_judge(paths: &LockPaths, file: &LockFile) {
+    const TRIES: usize = 200;
+
+    for _ in 0..TRIES {
+        if os::flock(&file.file).is_ok() {
+            let _ = unlock(paths.lock(), file); // as above
+            return;
+        }
+        os::yield_now();
+    }
+}
+
+fn in_the_way(paths: &LockPaths, kind: &Kind, claim: &Claim, now_ms: i64) -> Inspection {
+    match kind {
+        Kind::Respected { facts, .. } => Inspection::new(paths, (**facts).clone(), claim, now_ms),
+        Kind::Unclear(cause) => Inspection::unknown(paths, cause.clone()),
+        Kind::Flocked(file) => {
+            let facts = facts_of(paths.lock(), file, Flock::Theirs, claim.is_held_here);
+            match facts {
+                Ok(Some(facts)) => Inspection::new(paths, facts, claim, now_ms),
+                Ok(None) => Inspection::unknown(paths, None),
+                Err(cause) => Inspection::unknown(paths, Some(cause)),
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The lock on disk: how it is taken, taken over and given back.
+//!
+//! # The story of the races
+//!
+//! * A lock file appears whole, or not at all: [`make`], [`publish`].
+//! * Two contenders find one dead lock: the flock of the dead file decides. [`takeover`].
+//! * Waiters get the lock in the order of their arrival: [`queue`].
+//! * A release removes the lock file only if it is still its own: [`HeldLock::release`].
+//! * A contender flocks an older process's lock file only while it judges the file, and never opens it for
+//!   writing: an open writer makes a lock look alive.
+//!
+//! An *attempt* puts these together. It never sleeps, and every loop is bounded: after too many lost rounds
+//! the attempt returns `Contended`, and the caller retries.
+//!
+//! # Who knows whom
+//!
+//! ```text
+//! mod (attempt), inspect
+//! publish      takeover
+//!        temporary
+//!          make
+//!      file     obstacle
+//!          queue
+//!          blank
+//!      paths    claim
+//! ```
+
+mod blank;
+mod claim;
+mod file;
+pub mod inspect;
+mod make;
+mod obstacle;
+mod paths;
+mod publish;
+mod queue;
+mod takeover;
+mod temporary;
+
+pub use claim::Claim;
+pub use file::HeldLock;
+pub use obstacle::{Obstacle, ToldBy};
+pub use paths::{LockPaths, Named, real_folder};
+pub use queue::{Place, Turn};
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::os::{self, Errno};
+use crate::process;
+use crate::verdict::{Facts, Flock};
+
+use file::{LockFile, facts_of, guard, names, open_regular, unlock};
+use obstacle::Kind;
+use takeover::Takeover;
+
+/// How long after a takeover the path must still be ours: longer than an older process takes between
+/// reading the dead record and removing the path.
+pub const SETTLE: Duration = Duration::from_millis(50);
+
+/// How many rounds an attempt makes. A round is lost only if another process changed the path meanwhile.
+const ROUNDS: usize = 16;
+
+/// Where a contender is in the queue when it makes an attempt.
+#[derive(Debug)]
+pub enum Approach {
+    /// It has no place yet.
+    Newcomer,
+    /// It has a place in the queue; perhaps it is its turn.
+    Place(Place),
+    /// It has blocked for the flock of this obstacle, and has that flock now.
+    Flock(Obstacle),
+    /// It ignores the queue, because it can't block here.
+    PastTheQueue,
+    /// It removes the queue file first, because the queue is stuck.
+    PastAStuckQueue,
+}
+
+/// The result of an attempt.
+#[derive(Debug)]
+pub enum Attempt {
+    /// The lock is ours.
+    Acquired(HeldLock),
+    /// A dead lock was replaced: ours if [`HeldLock::is_at_its_path`] still says so after [`SETTLE`].
+    TakenOver(HeldLock),
+    /// Others are before us.
+    Queued(Place),
+    /// Another process has the lock, or something else is in the way.
+    Contended(Obstacle),
+}
+
+/// Tries to take the lock, once, without waiting.
+pub fn attempt(paths: &LockPaths, claim: &Claim, approach: Approach) -> Result<Attempt> {
+    if matches!(approach, Approach::PastAStuckQueue) {
+        queue::abandon(paths);
+    }
+    let (mut way, mut flocked) = match approach {
+        Approach::Newcomer => (Way::Anew, None),
+        Approach::Place(place) => (Way::Place(place), None),
+        Approach::PastTheQueue | Approach::PastAStuckQueue => (Way::Past, None),
+        Approach::Flock(Obstacle { kind: Kind::Flocked(file), place }) => {
+            (place.map_or(Way::Anew, Way::Place), Some(file))
+        }
+        Approach::Flock(Obstacle { place, .. }) => (place.map_or(Way::Anew, Way::Place), None),
+    };
+    // With the turn, assume that the path is vacant and publish first. If the path is taken, `link` fails, and
+    // the next round looks.
+    let mut is_vacant = matches!(&way, Way::Place(place) if place.has_turn()) && flocked.is_none();
+    for _ in 0..ROUNDS {
+        let seen = match flocked.take() {
+            Some(file) => look_at(paths, claim, file, Flock::Ours, os::wall_ms())?,
+            None if std::mem::take(&mut is_vacant) => Look::Vacant,
+            None => look(paths, claim, os::wall_ms())?,
+        };
+        way = match (way, &seen) {
+            // We have the dead lock's flock, which excludes all others: take it over, queue or not.
+            (way, Look::Dead(..)) => way,
+            (Way::Place(place), _) => place.try_turn().into(),
+            // The lock is held: join the queue.
+            (Way::Anew, Look::Alive(_)) if claim.may_queue && seen.is_trusted() => {
+                queue::join(paths).into()
+            }
+            // The lock is free, but others wait already: join the queue.
+            (Way::Anew, Look::Vacant) if queue::is_there(paths) => queue::join(paths).into(),
+            (way, _) => way,
+        };
+        if let Way::Later(place) = way {
+            return Ok(if claim.may_queue {
+                Attempt::Queued(place)
+            } else {
+                contended(Kind::Unclear(None), Some(place))
+            });
+        }
+        match seen {
+            // The path names another file or none: assume a release, as above.
+            Look::Moved => is_vacant = matches!(&way, Way::Place(_)),
+            Look::Alive(kind) => return Ok(contended(kind, way.place())),
+            Look::Dead(dead, facts) => {
+                if let Some(guarded) = guard(paths) {
+                    unlock(paths.lock(), &dead)?;
+                    return Ok(contended(Kind::Unclear(Some(guarded)), way.place()));
+                }
+                match takeover::take_over(paths, claim, &dead, facts.has_lost_its_flock())? {
+                    Takeover::Done(held) => {
+                        return Ok(Attempt::Acquired(held.by_turn(way.place())));
+                    }
+                    Takeover::Unsettled(held) => {
+                        return Ok(Attempt::TakenOver(held.by_turn(way.place())));
+                    }
+                    Takeover::Occupied => {
+                        unlock(paths.lock(), &dead)?;
+                        return Ok(contended(Kind::Unclear(None), way.place()));
+                    }
+                    Takeover::Lost => unlock(paths.lock(), &dead)?,
+                }
+            }
+            Look::Vacant => {
+                if let Some(guarded) = guard(paths) {
+                    return Ok(contended(Kind::Unclear(Some(guarded)), way.place()));
+                }
+                let blank = match &mut way {
+                    Way::Place(place) => place.take_blank(),
+                    _ => None,
+                };
+                if let Some(held) = publish::publish(paths, claim, blank)? {
+                    return Ok(Attempt::Acquired(held.by_turn(way.place())));
+                }
+            }
+        }
+    }
+    Ok(contended(Kind::Unclear(None), way.place()))
+}
+
+/// The state of an attempt in the queue.
+enum Way {
+    /// It has not asked for the queue yet.
+    Anew,
+    /// It has a place and, after [`Place::try_turn`], the turn.
+    Place(Place),
+    /// It has a place, and others are before it.
+    Later(Place),
+    /// It makes its attempt without a queue.
+    Past,
+}
+
+impl From<Turn> for Way {
+    fn from(turn: Turn) -> Self {
+        match turn {
+            Turn::Ours(place) => Self::Place(place),
+            Turn::Later(place) => Self::Later(place),
+            Turn::NoQueue => Self::Past,
+        }
+    }
+}
+
+impl Way {
+    fn place(self) -> Option<Place> {
+        match self {
+            Self::Place(place) | Self::Later(place) => Some(place),
+            Self::Anew | Self::Past => None,
+        }
+    }
+}
+
+fn contended(kind: Kind, place: Option<Place>) -> Attempt {
+    Attempt::Contended(Obstacle { kind, place })
+}
+
+/// Whether the lock is free or dead. A waiting process asks this to find out whether the queue is stuck.
+pub fn is_free(paths: &LockPaths, claim: &Claim) -> bool {
+    match look(paths, claim, os::wall_ms()) {
+        Ok(Look::Vacant) => true,
+        Ok(Look::Dead(dead, _)) => unlock(paths.lock(), &dead).is_ok(),
+        Ok(Look::Alive(_) | Look::Moved) | Err(_) => false,
+    }
+}
+
+/// Whether a folder is on a trusted file system.
+pub fn is_trusted_folder(folder: &std::path::Path) -> bool {
+    os::open(folder).is_ok_and(|folder| {
+        os::status_of(&folder).is_ok_and(|status| os::is_trusted(&folder, status.id))
+    })
+}
+
+// --- Looking ----------------------------------------------------------------------------------
+
+/// What is at the path.
+enum Look {
+    /// Nothing.
+    Vacant,
+    /// A lock that has to be respected.
+    Alive(Kind),
+    /// A dead lock. We have its flock, where the file system has flocks.
+    Dead(LockFile, Box<Facts>),
+    /// It changed while we looked.
+    Moved,
+}
+
+impl Look {
+    /// Whether this lock file is known to be on a trusted file system, so that a queue can be used.
+    fn is_trusted(&self) -> bool {
+        match self {
+            Self::Alive(Kind::Flocked(file)) => file.is_trusted(),
+            Self::Alive(Kind::Respected { facts, .. }) => facts.is_trusted,
+            _ => false,
+        }
+    }
+}
+
+/// Looks at the lock file and judges it as of an instant, keeping the flock of a dead one.
+fn look(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
+    let path = paths.lock();
+    let (file, status) = match open_regular(path) {
+        Ok(Some(opened)) => opened,
+        Ok(None) => return Ok(Look::Vacant),
+        // Another user's, or leased: it can't be judged, so it counts as alive.
+        Err(cause) if is_not_ours_to_read(&cause) => {
+            return Ok(Look::Alive(Kind::Unclear(Some(cause))));
+        }
+        Err(error) => return Err(error),
+    };
+    let file = LockFile { file, id: status.id };
+    let flock = match os::flock(&file.file) {
+        Ok(()) => Flock::Ours,
+        // The flock proves that the holder is alive: the record is not needed.
+        Err(Errno::WOULDBLOCK) => return Ok(Look::Alive(Kind::Flocked(file))),
+        // NFS grants an exclusive flock only on a descriptor open for writing (flock(2)), so ask for a shared
+        // one. NFS refuses it while somebody has the exclusive one. A granted one proves nothing.
+        Err(Errno::BADF) => match os::flock_shared(&file.file) {
+            Err(Errno::WOULDBLOCK) => return Ok(Look::Alive(Kind::Flocked(file))),
+            answer => {
+                if answer.is_ok() {
+                    unlock(path, &file)?;
+                }
+                Flock::Unknown
+            }
+        },
+        Err(_) => Flock::Unknown,
+    };
+    look_at(paths, claim, file, flock, now_ms)
+}
+
+/// The same for a lock file that is open, and whose flock may be ours.
+fn look_at(
+    paths: &LockPaths,
+    claim: &Claim,
+    file: LockFile,
+    flock: Flock,
+    now_ms: i64,
+) -> Result<Look> {
+    let path = paths.lock();
+    // Between `open` and `flock` another file may have been put at the path. We must not replace that file
+    // because of a verdict on this one.
+    if !names(path, &file, None)? {
+        unlock(path, &file)?;
+        return Ok(Look::Moved);
+    }
+    let facts = match facts_of(path, &file, flock, claim.is_held_here) {
+        Ok(Some(facts)) => Box::new(facts),
+        Ok(None) => return Ok(Look::Moved),
+        // Where flock is mandatory (SMB), reading somebody's locked file is refused.
+        Err(cause) if is_not_ours_to_read(&cause) => {
+            return Ok(Look::Alive(Kind::Unclear(Some(cause))));
+        }
+        Err(error) => return Err(error),
+    };
+    let judgement = Box::new(facts.judge(&process::own(), claim.limits, now_ms));
+    if judgement.is_alive() {
+        // The holder keeps no flock (an older process), so we must not keep its flock either.
+        unlock(path, &file)?;
+        return Ok(Look::Alive(Kind::Respected { file, facts, judgement }));
+    }
+    Ok(Look::Dead(file, facts))
+}
+
+/// Whether the error says that we may not read the file: it is another user's, or leased.
+fn is_not_ours_to_read(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::System {
+            errno: Errno::ACCESS | Errno::PERM | Errno::AGAIN,
+            syscall: "open" | "read",
+            ..
+        }
+    )
+}

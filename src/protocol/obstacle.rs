@@ -1,0 +1,147 @@
+//! What is in a contender's way.
+
+use super::file::LockFile;
+use super::paths::LockPaths;
+use super::queue::Place;
+use crate::error::Error;
+use crate::os::blocked::Stop;
+use crate::os::{self, File};
+use crate::process;
+use crate::verdict::{Facts, Judgement};
+
+/// Something in the way. It keeps the lock file open, to watch the file and to keep its inode number from being
+/// reused.
+#[derive(Debug, Clone)]
+pub struct Obstacle {
+    pub(super) kind: Kind,
+    /// Our place in the queue, if we have one: it is our turn.
+    pub(super) place: Option<Place>,
+}
+
+/// The kinds of obstacles.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// Another process has the flock of this file.
+    Flocked(LockFile),
+    /// No flock, but the facts say that the holder is or may be alive.
+    Respected {
+        /// The lock file.
+        file: LockFile,
+        /// The facts.
+        facts: Box<Facts>,
+        /// The verdict on them.
+        judgement: Box<Judgement>,
+    },
+    /// The lock file can't be read, changes all the time, or is guarded.
+    Unclear(Option<Error>),
+}
+
+/// The event that reports the end of an obstacle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToldBy {
+    /// A thread blocks in `flock`.
+    Flock,
+    /// inotify: a writer closes the file.
+    Close,
+    /// A pidfd: this process ends.
+    Exit(i32),
+    /// No event: a timer.
+    Time,
+}
+
+impl Obstacle {
+    /// The event that reports its end. None on untrusted file systems, where another machine may release.
+    pub fn told_by(&self) -> ToldBy {
+        match &self.kind {
+            Kind::Flocked(file) if file.is_trusted() => ToldBy::Flock,
+            Kind::Respected { facts, .. } if !facts.is_trusted => ToldBy::Time,
+            Kind::Respected { facts, .. } if facts.writer == os::Lease::Refused => ToldBy::Close,
+            Kind::Respected { facts, .. } => match pid_to_outlive(facts) {
+                Some(pid) => ToldBy::Exit(pid),
+                None => ToldBy::Time,
+            },
+            Kind::Flocked(_) | Kind::Unclear(_) => ToldBy::Time,
+        }
+    }
+
+    /// The open lock file, to be watched.
+    pub fn file(&self) -> Option<&File> {
+        match &self.kind {
+            Kind::Flocked(file) | Kind::Respected { file, .. } => Some(&file.file),
+            Kind::Unclear(_) => None,
+        }
+    }
+
+    /// In how many milliseconds the verdict becomes dead by age.
+    pub fn matures_in_ms(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::Respected { judgement, .. } => judgement.matures_in_ms,
+            Kind::Flocked(_) | Kind::Unclear(_) => None,
+        }
+    }
+
+    /// Why it could not be judged.
+    pub fn cause(&self) -> Option<&Error> {
+        match &self.kind {
+            Kind::Unclear(cause) => cause.as_ref(),
+            Kind::Flocked(_) | Kind::Respected { .. } => None,
+        }
+    }
+
+    /// Whether its file is still at the path.
+    pub fn is_at_path(&self, paths: &LockPaths) -> bool {
+        let id = match &self.kind {
+            Kind::Flocked(file) | Kind::Respected { file, .. } => file.id,
+            Kind::Unclear(_) => return false,
+        };
+        os::status_at(paths.lock()).is_ok_and(|found| found.id == id)
+    }
+
+    /// Whether nothing has changed since the look. Asked after the watch was set up: the watch reports later
+    /// changes.
+    pub fn is_still_there(&self, paths: &LockPaths) -> bool {
+        let Kind::Respected { file, facts, .. } = &self.kind else {
+            return false;
+        };
+        let is_proved = || os::lease(&file.file) == os::Lease::Refused;
+        self.is_at_path(paths) && (facts.writer != os::Lease::Refused || is_proved())
+    }
+
+    /// Blocks until the flock is ours. The [attempt](super::attempt) that follows uses it; closing the file
+    /// gives it back.
+    ///
+    /// # Errors
+    /// `INTR` if `stop` was asked to end the wait; others if the system can't block here.
+    pub fn wait(&self, stop: &Stop) -> os::Result<()> {
+        match &self.kind {
+            Kind::Flocked(file) => stop.wait(|| os::flock_wait(&file.file)),
+            Kind::Respected { .. } | Kind::Unclear(_) => Ok(()),
+        }
+    }
+
+    /// [`Place::prepare`] for our place, if we have one.
+    pub fn prepare(&mut self) {
+        if let Some(place) = &mut self.place {
+            place.prepare();
+        }
+    }
+
+    /// Our place in the queue.
+    pub fn into_place(self) -> Option<Place> {
+        self.place
+    }
+
+    /// Our place in the queue.
+    pub fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+}
+
+/// The process whose end would change the verdict, if its pid means the same in our pid namespace.
+fn pid_to_outlive(facts: &Facts) -> Option<i32> {
+    let record = facts.record.as_ref()?;
+    let is_our_number = record
+        .pid_namespace
+        .is_none_or(|namespace| process::own().pid_namespace.is_none_or(|ours| ours == namespace));
+    record.pid.filter(|_| is_our_number)
+}

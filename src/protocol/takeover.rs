@@ -1,0 +1,123 @@
+//! Two contenders, one dead lock.
+//!
+//! A and B both find the dead file. A removes it and creates its own. B, which judged the dead file before
+//! that, removes A's. Comparing inodes just before the removal only narrows the gap. This package closes the
+//! gap: a contender *keeps* the flock by which it judged the file dead. Only the process that has the flock
+//! of the dead inode, and has checked *after* taking it that the path still names that inode, may replace
+//! the file. Every other contender finds the flock taken, and waits. A finished, flocked file replaces the
+//! dead one in one step: the path is never vacant, and a crash before or after that step leaves a lock that
+//! the next contender can judge.
+//!
+//! **Older processes** know nothing of flocks. They remove a lock that they judge dead by its path, without
+//! checking the inode, and may put their own new lock there between our check and our rename. So we
+//! *exchange* the dead file and ours, and then check which file the exchange brought out. If it is not the
+//! dead inode, we exchange back.
+//!
+//! **Settling.** An older process that has read the dead record may be just about to remove the path. So a
+//! takeover counts only if the path still names our file [`SETTLE`](super::SETTLE) later, unless no older
+//! process can have read the dead record ([`is_unread`]).
+
+use super::claim::Claim;
+use super::file::{HeldLock, LockFile, discard, names};
+use super::paths::LockPaths;
+use super::temporary;
+use crate::error::{Context, Result};
+use crate::os::{self, Errno, Lease};
+
+/// The result of a takeover.
+#[derive(Debug)]
+pub enum Takeover {
+    /// The lock is ours.
+    Done(HeldLock),
+    /// The lock is ours if the path still names our file after [`SETTLE`](super::SETTLE).
+    Unsettled(HeldLock),
+    /// Another contender uses the temporary.
+    Occupied,
+    /// The path names another file by now.
+    Lost,
+}
+
+/// Replaces a dead lock whose flock we have. `promised`: its record promised a flock, so this package
+/// has made it.
+///
+/// `dead` stays open to the end: once it is closed its inode number may be given to another file.
+pub fn take_over(
+    paths: &LockPaths,
+    claim: &Claim,
+    dead: &LockFile,
+    promised: bool,
+) -> Result<Takeover> {
+    let Some((held, notes_reads)) = temporary::name(paths, claim, dead)? else {
+        return Ok(Takeover::Occupied);
+    };
+    let replaced = match names(paths.lock(), dead, None) {
+        Ok(true) => exchange(paths, dead),
+        Ok(false) => Ok(false),
+        Err(error) => Err(error),
+    };
+    if !matches!(replaced, Ok(true)) {
+        discard(&paths.temporary(), &held.file);
+        replaced?;
+        return Ok(Takeover::Lost);
+    }
+    // Where not all contenders see each other's flocks, another one may have used the temporary meanwhile.
+    match held.is_at_its_path() {
+        Ok(true) if promised && notes_reads && is_unread(dead) => Ok(Takeover::Done(held)),
+        Ok(true) => Ok(Takeover::Unsettled(held)),
+        Ok(false) => Ok(Takeover::Lost),
+        Err(error) => {
+            let _ = held.release(); // can't know whether it is ours: no holder is better than two
+            Err(error)
+        }
+    }
+}
+
+/// Whether no older process can have read the dead record. The file was made by this package and has no path
+/// any more.
+///
+/// A reader has the file open, and the file system notes the read before the reader closes it. So first ask
+/// whether the file is open elsewhere, then whether a read was noted. The first question catches a reader that
+/// has not read yet; the second one a reader that has closed the file. One reader is not seen: whose `open` has found the file before the
+/// exchange and is interrupted inside of the kernel before it counts as an open file
+/// (fs/open.c, `do_dentry_open`), for as long as an exchange and two questions take.
+fn is_unread(dead: &LockFile) -> bool {
+    os::is_open_elsewhere(&dead.file) == Lease::Granted
+        && os::status_of(&dead.file).is_ok_and(|status| !status.was_read)
+}
+
+/// Exchanges the temporary and the lock file, and exchanges back if the path did not name `dead`. `false`: the
+/// path names another file.
+fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
+    match os::exchange(&paths.temporary(), paths.lock()) {
+        Ok(()) => {}
+        Err(Errno::NOENT) => return Ok(false), // an older process has removed the dead lock
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => return rename(paths),
+        Err(errno) => return Err(errno).during("rename", paths.lock()),
+    }
+    // An error counts as another file: exchange back.
+    if names(&paths.temporary(), dead, None).unwrap_or(false) {
+        let _ = os::unlink(&paths.temporary()); // else the next takeover sweeps it
+        return Ok(true);
+    }
+    // It is an older process's new lock: put it back. If somebody removed our file from the path meanwhile,
+    // there is nothing to exchange with: link the lock back, unless the path is taken again.
+    match os::exchange(&paths.temporary(), paths.lock()) {
+        Err(Errno::NOENT) => match os::link(&paths.temporary(), paths.lock()) {
+            Ok(()) => os::unlink(&paths.temporary()),
+            Err(Errno::EXIST | Errno::NOENT) => Ok(()),
+            other => other,
+        },
+        other => other,
+    }
+    .during("rename", paths.lock())?;
+    Ok(false)
+}
+
+/// Moves the temporary over the lock file. `false` if the temporary is gone.
+fn rename(paths: &LockPaths) -> Result<bool> {
+    match os::rename(&paths.temporary(), paths.lock()) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno).during("rename", paths.lock()),
+    }
+}

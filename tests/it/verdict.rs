@@ -1,0 +1,220 @@
+//! The judgement: facts in, a verdict and its ground out.
+
+use session_write_lock::os::{Executable, Lease, Process};
+use session_write_lock::process::Own;
+use session_write_lock::record::{DeclaredWitness, Record, to_iso};
+use session_write_lock::verdict::{Facts, Flock, Ground, Limits, LookUp, Reason, Report, Verdict};
+
+const LIMITS: Limits = Limits { stale_ms: 60_000, grace_ms: 5_000 };
+const NOW: i64 = 1_783_000_000_000;
+const THEM: i32 = 77;
+
+fn own() -> Own {
+    Own {
+        pid: 42,
+        start_time: Some(1_000),
+        comm: "node".into(),
+        boot_id: Some("this boot".into()),
+        pid_namespace: Some(1),
+    }
+}
+
+fn seen(record: Record) -> Facts {
+    Facts {
+        record: Some(record),
+        flock: Flock::Ours,
+        writer: Lease::Granted,
+        is_trusted: true,
+        is_held_here: false,
+        modified_ms: NOW,
+        changed_ms: NOW,
+        process: LookUp::NoSuchProcess,
+    }
+}
+
+fn by(pid: i32) -> Record {
+    Record { pid: Some(pid), created_at: Some(to_iso(NOW)), ..Record::default() }
+}
+
+fn node_since(start_time: u64) -> Process {
+    Process {
+        start_time: Some(start_time),
+        executable: Executable::Named("node".into()),
+        task_name: Some("MainThread".into()),
+        in_other_time_namespace: false,
+    }
+}
+
+fn judged(facts: &Facts) -> (Verdict, Ground) {
+    let judgement = facts.judge(&own(), LIMITS, NOW);
+    (judgement.verdict, judgement.ground)
+}
+
+/// What the record and the process come to, where the kernel can't be asked who has the file open.
+fn weigh(facts: &Facts, process: Option<&Process>) -> (Verdict, Ground) {
+    let process = process.cloned().map_or(LookUp::NoSuchProcess, LookUp::Found);
+    judged(&Facts { process, writer: Lease::Unanswered, ..facts.clone() })
+}
+
+const SAME: (Verdict, Ground) = (Verdict::Held, Ground::SameProcess);
+const RECYCLED: (Verdict, Ground) = (Verdict::Dead, Ground::OtherProcess);
+const MAYBE: (Verdict, Ground) = (Verdict::Unknown, Ground::NoProof);
+
+#[test]
+fn a_witness_proves_life_whatever_the_record_says() {
+    let dead = Facts { modified_ms: 0, ..seen(by(i32::MAX)) };
+    let flocked = Facts { flock: Flock::Theirs, ..dead.clone() };
+    assert_eq!(judged(&flocked), (Verdict::Held, Ground::Flock));
+    let open = Facts { writer: Lease::Refused, ..dead };
+    assert_eq!(judged(&open), (Verdict::Held, Ground::OpenForWriting));
+}
+
+#[test]
+fn a_flock_holders_record_without_a_flock_is_dead_even_if_its_process_lives() {
+    let record = Record {
+        starttime: own().start_time,
+        witness: Some(DeclaredWitness::Flock),
+        ..by(own().pid)
+    };
+    for writer in [Lease::Granted, Lease::Refused, Lease::Unanswered] {
+        let facts = Facts { writer, ..seen(record.clone()) };
+        assert_eq!(judged(&facts), (Verdict::Dead, Ground::FlockGone));
+    }
+    // ... but not where a flock may be another machine's.
+    let far = Facts { is_trusted: false, writer: Lease::Unanswered, ..seen(record) };
+    assert_eq!(judged(&far), (Verdict::Held, Ground::ThisProcess));
+}
+
+#[test]
+fn no_such_process_is_gone() {
+    assert_eq!(judged(&seen(by(THEM))), (Verdict::Dead, Ground::NoSuchProcess));
+}
+
+#[test]
+fn the_start_time_decides_before_any_name() {
+    let record = Record { starttime: Some(500), comm: Some("openclaw".into()), ..by(THEM) };
+    let facts = seen(record);
+    assert_eq!(weigh(&facts, Some(&node_since(500))), SAME);
+    assert_eq!(weigh(&facts, Some(&node_since(501))), RECYCLED);
+}
+
+#[test]
+fn without_a_start_time_another_name_is_gone_and_the_same_name_is_no_proof() {
+    let named = |comm: &str| seen(Record { comm: Some(comm.into()), ..by(THEM) });
+    let them = node_since(500);
+    let them = Some(&them);
+    assert_eq!(weigh(&named("sshd"), them), RECYCLED);
+    assert_eq!(weigh(&named("node"), them), MAYBE);
+    assert_eq!(weigh(&named("MainThread"), them), MAYBE);
+    assert_eq!(weigh(&seen(by(THEM)), them), MAYBE);
+}
+
+#[test]
+fn start_times_of_another_time_namespace_prove_nothing() {
+    let record = Record { starttime: Some(500), ..by(THEM) };
+    let shifted = Process { in_other_time_namespace: true, ..node_since(900) };
+    assert_eq!(weigh(&seen(record), Some(&shifted)), MAYBE);
+}
+
+#[test]
+fn another_boot_is_gone_on_a_trusted_file_system_only() {
+    let record = Record { boot_id: Some("another".into()), ..by(THEM) };
+    let local = Facts { process: LookUp::NotAsked, ..seen(record) };
+    assert_eq!(judged(&local), (Verdict::Dead, Ground::OtherBoot));
+    let shared = Facts { is_trusted: false, writer: Lease::Unanswered, ..local };
+    assert_eq!(judged(&shared), (Verdict::Unknown, Ground::NoProof));
+}
+
+#[test]
+fn a_pid_of_another_namespace_proves_nothing_and_is_not_looked_up() {
+    let facts = seen(Record { pid_namespace: Some(2), starttime: Some(1), ..by(THEM) });
+    assert_eq!(weigh(&facts, None), MAYBE);
+    assert_eq!(facts.pid_to_look_up(&own()), None);
+    assert_eq!(seen(by(THEM)).pid_to_look_up(&own()), Some(THEM));
+}
+
+#[test]
+fn our_own_pid_is_an_orphan_unless_we_may_hold_it() {
+    let orphan = (Verdict::Dead, Ground::OrphanOfThisProcess);
+    let ours = (Verdict::Held, Ground::ThisProcess);
+    assert_eq!(judged(&seen(by(42))), orphan);
+    let same_start = seen(Record { starttime: Some(1_000), ..by(42) });
+    assert_eq!(judged(&same_start), orphan);
+    let unasked = Facts { writer: Lease::Unanswered, ..same_start.clone() };
+    assert_eq!(judged(&unasked), ours);
+    let held = Facts { is_held_here: true, ..same_start };
+    assert_eq!(judged(&held), ours);
+    let earlier = Record { starttime: Some(999), ..by(42) };
+    assert_eq!(judged(&seen(earlier)), RECYCLED);
+}
+
+#[test]
+fn a_file_without_a_record_is_given_two_seconds_if_nobody_has_it_open() {
+    let torn = |age_ms: i64, writer| {
+        let facts = Facts { record: None, writer, ..seen(Record::default()) };
+        judged(&Facts { modified_ms: NOW - age_ms, ..facts })
+    };
+    assert_eq!(torn(2_000, Lease::Granted), (Verdict::Unknown, Ground::TooYoung));
+    assert_eq!(torn(2_001, Lease::Granted), (Verdict::Dead, Ground::OpenNowhere));
+    assert_eq!(torn(6_000, Lease::Unanswered), (Verdict::Unknown, Ground::NoProof));
+    assert_eq!(torn(60_001, Lease::Unanswered), (Verdict::Dead, Ground::TooOld));
+    assert_eq!(torn(60_001, Lease::Refused), (Verdict::Held, Ground::OpenForWriting));
+}
+
+#[test]
+fn a_record_that_nothing_proves_is_given_its_grace_if_nobody_has_it_open() {
+    let other_namespace = Record { pid_namespace: Some(2), ..by(THEM) };
+    let aged =
+        |age_ms: i64| judged(&Facts { modified_ms: NOW - age_ms, ..seen(other_namespace.clone()) });
+    assert_eq!(aged(5_000), (Verdict::Unknown, Ground::TooYoung));
+    assert_eq!(aged(5_001), (Verdict::Dead, Ground::OpenNowhere));
+}
+
+#[test]
+fn the_very_process_is_believed_unless_nobody_has_its_file_open_for_too_long() {
+    let record =
+        Record { starttime: Some(500), created_at: Some(to_iso(NOW - 60_001)), ..by(THEM) };
+    let lives = Facts { process: LookUp::Found(node_since(500)), ..seen(record) };
+    assert_eq!(judged(&lives), (Verdict::Dead, Ground::OpenNowhere));
+    let unasked = Facts { writer: Lease::Unanswered, ..lives };
+    assert_eq!(judged(&unasked), (Verdict::Held, Ground::SameProcess));
+}
+
+#[test]
+fn a_time_ahead_of_the_clock_is_judged_by_the_kernels_note() {
+    let ahead = NOW + 1_000_000;
+    let torn = Facts { record: None, modified_ms: ahead, ..seen(Record::default()) };
+    assert_eq!(judged(&torn), (Verdict::Unknown, Ground::TooYoung));
+    let old = Facts { changed_ms: NOW - 2_001, ..torn };
+    assert_eq!(judged(&old), (Verdict::Dead, Ground::OpenNowhere));
+    let record = Record { created_at: Some(to_iso(ahead)), pid: None, ..Record::default() };
+    let old = Facts { writer: Lease::Unanswered, modified_ms: NOW - 60_001, ..seen(record) };
+    assert_eq!(judged(&old), (Verdict::Dead, Ground::TooOld));
+    assert_eq!(old.judge(&own(), LIMITS, NOW).age_ms, Some(0));
+}
+
+#[test]
+fn a_limit_without_end_never_wraps() {
+    let limits = Limits { stale_ms: u64::MAX, grace_ms: u64::MAX };
+    let facts = Facts { writer: Lease::Unanswered, ..seen(Record::default()) };
+    assert_eq!(facts.judge(&own(), limits, NOW).matures_in_ms, Some(u64::MAX));
+}
+
+#[test]
+fn a_live_lock_can_be_too_old() {
+    let record =
+        Record { created_at: Some(to_iso(NOW - 60_001)), max_hold_ms: Some(1_000), ..by(THEM) };
+    let held = Facts { flock: Flock::Theirs, ..seen(record) };
+    let judgement = held.judge(&own(), LIMITS, NOW);
+    assert_eq!(judgement.reasons, [Reason::TooOld, Reason::HoldExceeded]);
+    assert!(judgement.is_alive() && judgement.process_may_live());
+}
+
+#[test]
+fn the_owner_is_told_in_the_older_modules_words() {
+    let facts = Facts { flock: Flock::Theirs, ..seen(by(THEM)) };
+    let judgement = facts.judge(&own(), LIMITS, NOW + 1_200);
+    let report = Report { record: facts.record, judgement: Some(judgement) };
+    assert_eq!(report.owner(), "pid=77 alive=true ageMs=1200");
+    assert_eq!(Report::default().owner(), "owner=unknown");
+}
