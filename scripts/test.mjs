@@ -63,8 +63,9 @@ setUp();
 run("sh", "scripts/install-test-tools.sh");
 run("node", "scripts/fetch-nodes.mjs");
 await rustTests({}, "--lib");
-// One after the other: each takes a core and a quarter of a gigabyte.
-await rustTests({}, "--release", "--test", "model", "--", "--include-ignored", "--test-threads=1");
+// Two at a time: each takes a core and a few hundred megabytes.
+const simulation = ["--profile", "simulation", "--test", "simulation", "--"];
+await rustTests({}, ...simulation, "--skip", "::tests::", "--nocapture", "--test-threads=2");
 await single("npx", "tsc", "--noEmit");
 // The gateway's file is compiled with the gateway's settings, so its callers are checked with stricter ones.
 await single("npx", "tsc", "--project", "__test__/fixtures/callers");

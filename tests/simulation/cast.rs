@@ -1,0 +1,251 @@
+//! Who takes part, and what stands in the folder when it begins.
+
+use std::path::{Path, PathBuf};
+
+use crate::kernel::{DEAD, FileSystem, Inode, Kernel, Name, Pause, Text};
+use crate::os::blocked::Stop;
+use crate::os::{self, Errno};
+use crate::protocol::{
+    self, Approach, Attempt, Claim, HeldLock, LockPaths, Obstacle, Place, ToldBy,
+};
+use crate::replay::pause;
+use crate::texts;
+use crate::verdict::Limits;
+
+/// A kind of process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Uses this package, and comes so often.
+    Ours(u8),
+    /// Uses the older TypeScript module, and comes so often.
+    Older(u8),
+    /// Uses this package, with so many acquires at a time: see [`machine`](crate::machine).
+    Machine(u8),
+}
+
+impl Role {
+    pub fn is_older(self) -> bool {
+        matches!(self, Self::Older(_))
+    }
+
+    /// Its life, made of calls of [`os`].
+    pub fn play(self) {
+        match self {
+            Self::Ours(rounds) => (0..rounds).rev().for_each(come_for_the_lock),
+            Self::Older(rounds) => (0..rounds).rev().for_each(come_as_the_older_module_does),
+            Self::Machine(_) => unreachable!("it has no script"),
+        }
+    }
+}
+
+// --- A process with this package ----------------------------------------------------------------
+
+pub fn paths() -> LockPaths {
+    LockPaths::in_folder(PathBuf::from("/f"), "s.lock".as_ref())
+}
+
+pub fn claim() -> Claim {
+    Claim {
+        max_hold_ms: 1000,
+        limits: Limits::new(1_800_000, Some(10_000)),
+        is_held_here: false,
+        may_queue: true,
+    }
+}
+
+/// One acquire and one release. `left`: how often it will come again.
+fn come_for_the_lock(left: u8) {
+    pause(Pause::Idle, &left);
+    let Some(held) = acquire(left) else {
+        return;
+    };
+    pause(Pause::Hold, &(left, &held));
+    let (_, place) = held.release();
+    drop(held);
+    pause(Pause::Here, &(left, &place));
+    if let Some(place) = place {
+        place.leave();
+    }
+}
+
+fn acquire(left: u8) -> Option<HeldLock> {
+    let (paths, claim) = (paths(), claim());
+    let mut approach = Approach::Newcomer;
+    loop {
+        pause(Pause::Here, &(left, &approach));
+        approach = match protocol::attempt(&paths, &claim, approach) {
+            Ok(Attempt::Acquired(held)) => return Some(held),
+            Ok(Attempt::TakenOver(held)) => {
+                pause(Pause::Settle, &(left, &held));
+                if held.is_at_its_path() == Ok(true) {
+                    return Some(held);
+                }
+                let (_, place) = held.release();
+                place.map_or(Approach::Newcomer, Approach::Place)
+            }
+            Ok(Attempt::Queued(place)) => wait_for_turn(place, left)?,
+            Ok(Attempt::Contended(obstacle)) => wait_behind(obstacle, left)?,
+            Err(_) => return None,
+        }
+    }
+}
+
+/// `None`: it has given up, and left the queue.
+fn wait_for_turn(mut place: Place, left: u8) -> Option<Approach> {
+    pause(Pause::Here, &(left, &place));
+    match place.wait(&Stop) {
+        Ok(()) => Some(Approach::Place(place)),
+        Err(Errno::NOENT) => Some(Approach::Newcomer), // no queue any more
+        Err(_) => {
+            place.leave();
+            None
+        }
+    }
+}
+
+fn wait_behind(obstacle: Obstacle, left: u8) -> Option<Approach> {
+    let goes_on = match obstacle.told_by() {
+        ToldBy::Flock => {
+            pause(Pause::Here, &(left, &obstacle));
+            obstacle.wait(&Stop).is_ok()
+        }
+        ToldBy::Close | ToldBy::Exit(_) | ToldBy::Time => pause(Pause::Later, &(left, &obstacle)),
+    };
+    if goes_on && obstacle.told_by() == ToldBy::Flock {
+        return Some(Approach::Flock(obstacle));
+    }
+    let place = obstacle.into_place();
+    if goes_on {
+        return Some(place.map_or(Approach::Newcomer, Approach::Place));
+    }
+    place.into_iter().for_each(Place::leave);
+    None
+}
+
+// --- A process with the older module ------------------------------------------------------------
+
+/// It creates the lock file exclusively, writes into it, keeps it open while it holds, and removes by
+/// path: when it releases, and when it has read a record of a process that is dead.
+fn come_as_the_older_module_does(left: u8) {
+    let lock = Path::new("/f/s.lock");
+    pause(Pause::Idle, &left);
+    loop {
+        match os::create_new(lock) {
+            Ok(file) => {
+                let _ = os::write(&file, &texts::bytes_of(Text::Older { who: 0 }), 0);
+                pause(Pause::Hold, &(left, &file));
+                drop(file);
+                pause(Pause::Releasing, &left);
+                let _ = os::unlink(lock);
+                return;
+            }
+            Err(_) => match os::open_if_dead(lock) {
+                Ok(file) => {
+                    let _ = os::read(&file, usize::MAX);
+                    drop(file);
+                    pause(Pause::Gap, &left);
+                    let _ = os::unlink(lock);
+                }
+                Err(Errno::NOENT) => {}
+                Err(_) if pause(Pause::Later, &left) => {}
+                Err(_) => return,
+            },
+        }
+    }
+}
+
+// --- Casts --------------------------------------------------------------------------------------
+
+/// Who takes part, and how much may go wrong.
+#[derive(Debug, Clone, Copy)]
+pub struct Cast {
+    pub name: &'static str,
+    pub roles: &'static [Role],
+    pub fs: FileSystem,
+    pub starts: Starts,
+    pub crashes: u8,
+    pub faults: u8,
+    pub removals: u8,
+    /// Alarms of a machine that nothing rests on, and ends of environments.
+    pub alarms: u8,
+}
+
+/// What stands in the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Starts {
+    /// Nothing.
+    Empty,
+    /// Every kind of dead lock file, with and without an abandoned temporary and queue file.
+    Dead,
+    /// A hard link to a file of the user's, at each of the paths.
+    Links,
+}
+
+pub const EXT4: FileSystem =
+    FileSystem { is_trusted: true, has_unnamed: true, exchanges: true, reuses_numbers: true };
+
+/// One start: what is at each path.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Start {
+    pub lock: Option<Text>,
+    pub temporary: Option<Text>,
+    pub queue: bool,
+    /// The victim has this second name.
+    pub link: Option<Name>,
+}
+
+impl Starts {
+    pub fn all(self) -> Vec<Start> {
+        let by_the_dead = Text::Ours { who: DEAD, token: 0, promises: true };
+        let empty = Start::default();
+        match self {
+            Self::Empty => vec![empty],
+            Self::Links => [Name::Lock, Name::Queue, Name::Temporary]
+                .into_iter()
+                .flat_map(|name| {
+                    let link = Start { link: Some(name), ..empty };
+                    let dead = (name != Name::Lock).then_some(by_the_dead);
+                    [link, Start { lock: dead, ..link }]
+                })
+                .collect(),
+            Self::Dead => {
+                let older = Text::Older { who: DEAD };
+                let dead = Start { lock: Some(by_the_dead), ..empty };
+                let older = Start { lock: Some(older), ..empty };
+                let torn = Start { lock: Some(Text::Torn), ..empty };
+                let with_temporary = |start| Start { temporary: Some(by_the_dead), ..start };
+                let with_queue = |start| Start { queue: true, ..start };
+                let alone = [dead, older, torn];
+                let more = [with_temporary(dead), with_temporary(older), with_queue(dead)];
+                [&alone[..], &more, &[with_temporary(empty), with_queue(empty)]].concat()
+            }
+        }
+    }
+}
+
+impl Start {
+    pub fn kernel(self, fs: FileSystem, processes: usize) -> Kernel {
+        let mut kernel = Kernel::new(fs);
+        let mut put = |name: Name, text: Text| {
+            let ino = kernel.new_number();
+            let is_foreign = name == Name::Victim;
+            kernel.inodes[ino as usize] =
+                Inode { is_used: true, is_old: true, text, is_foreign, ..Inode::default() };
+            kernel.names[name as usize] = ino;
+            ino
+        };
+        self.lock.map(|text| put(Name::Lock, text));
+        self.temporary.map(|text| put(Name::Temporary, text));
+        self.queue.then(|| put(Name::Queue, Text::Empty));
+        if let Some(name) = self.link {
+            let victim = put(Name::Victim, Text::Foreign);
+            kernel.names[name as usize] = victim;
+        }
+        kernel.processes.iter_mut().take(processes).for_each(|process| process.is_alive = true);
+        kernel
+    }
+
+    pub fn is_littered(self) -> bool {
+        self.lock.is_some() || self.temporary.is_some() || self.queue || self.link.is_some()
+    }
+}

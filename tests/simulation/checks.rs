@@ -1,0 +1,104 @@
+//! What is promised, asked of every state and every call.
+
+use crate::kernel::{Call, Held, Ino, Kernel, Name, Text};
+use crate::world::{Life, Play, Stage, World};
+
+/// The lock file of a holder: it is flocked by one of ours, and open for writing by an older process.
+fn held_file(play: &Play, world: &World, p: usize) -> Option<Ino> {
+    if world.lives[p].stage != Stage::Holds {
+        return None;
+    }
+    let is_it = |open: &&crate::kernel::Open| {
+        let is_locked = play.role(p).is_older() || open.flock == Held::Exclusive;
+        let is_queue = open.ino == world.kernel.ino(Name::Queue);
+        open.ino != 0 && open.writes && is_locked && !is_queue
+    };
+    world.kernel.processes[p].fds.iter().find(is_it).map(|open| open.ino)
+}
+
+/// A promise that is broken in this very state.
+pub fn breach(play: &Play, world: &World) -> Option<&'static str> {
+    let counts = |&p: &usize| {
+        let is_at_path = || held_file(play, world, p) == Some(world.kernel.ino(Name::Lock));
+        world.lives[p].stage == Stage::Holds && (!world.is_robbed || is_at_path())
+    };
+    let holders = (0..play.cast.roles.len()).filter(counts);
+    if holders.count() > 1 {
+        return Some("two holders");
+    }
+    if world.kernel.inodes.iter().any(|inode| inode.is_foreign && inode.text != FOREIGN) {
+        return Some("a file of the user's was written into");
+    }
+    if is_out_of_turn(play, world) {
+        return Some("served out of turn");
+    }
+    let is_over = world.lives.iter().all(|life| life.stage == Stage::Gone);
+    let names = [Name::Lock, Name::Queue, Name::Temporary];
+    let is_left = names.iter().any(|&name| world.kernel.ino(name) != 0);
+    (is_over && !world.is_littered && is_left).then_some("something is left behind")
+}
+
+const FOREIGN: Text = Text::Foreign;
+
+/// A promise that was broken by this call.
+pub fn call(
+    play: &Play,
+    before: &Kernel,
+    world: &World,
+    p: usize,
+    call: Call,
+) -> Option<&'static str> {
+    let is_foreign = |fd| before.inodes[before.open_file(p, fd).ino as usize].is_foreign;
+    match call {
+        Call::Reopen(fd) | Call::Write(fd, _) if is_foreign(fd) => {
+            return Some("a file of the user's is opened for writing");
+        }
+        Call::Unlink(Name::Queue) if !world.is_disturbed => {
+            let queue = before.ino(Name::Queue);
+            let has_place = |q: usize| {
+                let mut fds = before.processes[q].fds.iter();
+                q != p && fds.any(|open| open.ino == queue && open.exclusive_bytes != 0)
+            };
+            let is_used = (0..play.cast.roles.len()).any(has_place);
+            return (is_used && queue != 0).then_some("a queue in use is removed");
+        }
+        Call::Unlink(_) | Call::Rename(..) => {}
+        _ => return None,
+    }
+    let robbed = before.ino(Name::Lock);
+    let is_robbed = robbed != world.kernel.ino(Name::Lock);
+    let mut others = (0..play.cast.roles.len()).filter(|&q| q != p);
+    let removes = is_robbed && others.any(|q| held_file(play, world, q) == Some(robbed));
+    removes.then_some("removes a live lock")
+}
+
+// --- Order --------------------------------------------------------------------------------------
+
+/// Who has a place in the queue and wants the lock, as a mask.
+fn in_queue(play: &Play, world: &World) -> u8 {
+    let queue = world.kernel.ino(Name::Queue);
+    let is_in_it = |p: &usize| {
+        let fds = &world.kernel.processes[*p].fds;
+        let has_place = fds.iter().any(|open| open.ino == queue && open.exclusive_bytes != 0);
+        queue != 0 && has_place && world.lives[*p].stage == Stage::Wants
+    };
+    (0..play.cast.roles.len()).filter(is_in_it).fold(0, |mask, p| mask | 1 << p)
+}
+
+/// A process begins to want the lock: those who wait in the queue now are before it.
+pub fn note_arrival(play: &Play, world: &mut World, p: usize) {
+    world.lives[p].behind = in_queue(play, world);
+}
+
+/// A process that has left the queue's line is before nobody any more.
+pub fn note_line(play: &Play, world: &mut World) {
+    let line = in_queue(play, world);
+    world.lives.iter_mut().for_each(|life| life.behind &= line);
+}
+
+/// A process has the lock although another waited in the queue when it came, and waits there still.
+fn is_out_of_turn(play: &Play, world: &World) -> bool {
+    let has_older = play.cast.roles.iter().any(|role| role.is_older());
+    let overtakes = |life: &Life| life.stage == Stage::Holds && life.behind != 0;
+    !world.is_disturbed && !has_older && world.lives.iter().any(overtakes)
+}
