@@ -4,7 +4,6 @@
  * process that keeps it; so nothing is left behind, whatever becomes of the test.
  */
 
-import { spawn, spawnSync } from "node:child_process";
 import {
   chmodSync,
   closeSync,
@@ -17,7 +16,6 @@ import {
   rmSync,
   statfsSync,
   symlinkSync,
-  truncateSync,
   unlinkSync,
   writeFileSync,
   writeSync,
@@ -27,6 +25,7 @@ import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 
 import { acquireSessionWriteLock } from "../index.js";
+import { freeDescriptor, Mounts, startExhausted, startNobody } from "./machines.js";
 import {
   Agent,
   attempt,
@@ -66,90 +65,6 @@ function newSession(): { folder: string; sessionFile: string; lockPath: string }
 }
 
 // --- Mounts -------------------------------------------------------------------------------------
-
-/** A mount namespace, and a folder in which a file system is mounted there. */
-class Mounts {
-  /** For images, lower folders and the like. */
-  readonly scratch = temporaryFolder();
-  /** As its agents see it. */
-  readonly folder = path.join(this.scratch, "mounted");
-  readonly #keeper: Agent;
-
-  private constructor(keeper: Agent) {
-    this.#keeper = keeper;
-    mkdirSync(this.folder);
-  }
-
-  static async start(): Promise<Mounts> {
-    return new Mounts(await Agent.start({ through: ["unshare", "-m"] }));
-  }
-
-  get #enter(): string[] {
-    return ["nsenter", "-t", String(this.#keeper.pid), "-m"];
-  }
-
-  /** `folder` as this process sees it. */
-  get view(): string {
-    return `/proc/${this.#keeper.pid}/root${this.folder}`;
-  }
-
-  get sessionFile(): string {
-    return path.join(this.folder, "chat.jsonl");
-  }
-
-  agent(): Promise<Agent> {
-    return Agent.start({ through: this.#enter });
-  }
-
-  run(...command: string[]): void {
-    const [program, ...args] = [...this.#enter, ...command];
-    const { status, stderr } = spawnSync(program!, args, { encoding: "utf8" });
-    if (status !== 0) {
-      throw new Error(`${command.join(" ")}: ${stderr}`);
-    }
-  }
-
-  tmpfs(...options: string[]): void {
-    this.run("mount", "-t", "tmpfs", ...options, "none", this.folder);
-  }
-
-  /** A file system in a file. */
-  image(megabytes: number, ...make: string[]): void {
-    const image = path.join(this.scratch, "image");
-    writeFileSync(image, "");
-    truncateSync(image, megabytes * 1024 * 1024);
-    this.run(...make, image);
-    this.run("mount", "-o", "loop", image, this.folder);
-  }
-
-  /** A file system that a process serves; it is mounted some time after that has started. */
-  async serve(...command: string[]): Promise<void> {
-    const [program, ...args] = [...this.#enter, "setpriv", "--pdeathsig", "KILL", ...command];
-    const server = spawn(program!, args, { stdio: ["ignore", "ignore", "pipe"] });
-    onTestFinished(() => void server.kill("SIGKILL"));
-    let output = "";
-    server.stderr.on("data", (data) => {
-      output += data;
-    });
-    for (let looks = 0; looks < 500; looks += 1) {
-      if (readFileSync(`/proc/${this.#keeper.pid}/mounts`, "utf8").includes(` ${this.folder} `)) {
-        return;
-      }
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
-    throw new Error(`${command.join(" ")} mounted nothing: ${output}`);
-  }
-
-  /** Two folders for an overlay, and one for its work. */
-  layers(): { lower: string; upper: string; work: string } {
-    const base = path.join(this.scratch, "layers");
-    mkdirSync(base);
-    this.run("mount", "-t", "tmpfs", "none", base); // an overlay's layers can't be an overlay
-    const layers = { lower: `${base}/lower`, upper: `${base}/upper`, work: `${base}/work` };
-    this.run("mkdir", ...Object.values(layers));
-    return layers;
-  }
-}
 
 interface FileSystem {
   /** What must be installed. */
@@ -357,14 +272,6 @@ for (const [name, { mount, fill }] of Object.entries(FULL)) {
       await until("the disk is empty", () => statfsSync(mounts.view).bfree === empty);
       writeFileSync(lockPath, record);
       free = fill(mounts.view);
-      if (whose === "the addon") {
-        // Its own dead lock is written over, which needs no space.
-        await agent.acquire({ sessionFile, timeoutMs: 1 });
-        await agent.release(sessionFile);
-        expect(lockFiles(), whose).toEqual([]);
-        free();
-        continue;
-      }
       await expect(agent.acquire({ sessionFile }), whose).rejects.toMatchObject({ code: "ENOSPC" });
       expect(lockFiles(), whose).toEqual(["chat.jsonl.lock"]);
       expect(readFileSync(lockPath, "utf8"), whose).toBe(record);
@@ -402,17 +309,6 @@ mountTest("a read-only disk refuses with EROFS and works again when it can be wr
 });
 
 // --- Rights and limits ----------------------------------------------------------------------------
-
-/** An agent that was root when it started, and is nobody now. */
-async function startNobody(): Promise<Agent> {
-  const agent = await Agent.start();
-  await agent.run(() => {
-    process.setgroups!([]);
-    process.setgid!(65_534);
-    process.setuid!(65_534);
-  });
-  return agent;
-}
 
 rootTest("a folder that may not be written refuses with EACCES", async () => {
   const { folder, sessionFile } = newSession();
@@ -468,31 +364,6 @@ const hasPrlimit = succeeds("prlimit", "--version");
 const limitTest: typeof test = hasPrlimit
   ? test
   : (((name: string) => skipAloud(name, "prlimit")) as unknown as typeof test);
-
-/** An agent with all its descriptors in use; `freeDescriptor` gives it one back. */
-async function startExhausted(): Promise<Agent> {
-  const agent = await Agent.start();
-  spawnSync("prlimit", ["--pid", String(agent.pid), "--nofile=64:64"]);
-  await agent.run(({ kept, require }) => {
-    const fs = require("node:fs");
-    const descriptors: number[] = [];
-    kept.set("descriptors", descriptors);
-    try {
-      for (;;) {
-        descriptors.push(fs.openSync("/dev/null"));
-      }
-    } catch (error: any) {
-      if (error.code !== "EMFILE") {
-        throw error;
-      }
-    }
-  });
-  return agent;
-}
-
-function freeDescriptor(agent: Agent): Promise<void> {
-  return agent.run(({ kept, require }) => require("node:fs").closeSync(kept.get("descriptors").pop()));
-}
 
 limitTest("a process without descriptors is refused with EMFILE, and not once it has some", async () => {
   const { folder, sessionFile, lockPath } = newSession();

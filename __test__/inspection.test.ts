@@ -241,11 +241,12 @@ describe("each reason", () => {
 describe("what can't be known", () => {
   test("is given the grace of those who have time, longer than a hurried acquire's", async () => {
     const { sessionFile, lockPath } = newSession();
-    leave(lockPath, "torn", 15_000);
+    const record = JSON.stringify({ pid: 1, pidNamespace: 1 });
+    leave(lockPath, record, 15_000);
     expect((await inspectSessionLock(sessionFile))!.verdict).toBe("unknown");
     expect(tryAcquireSessionWriteLock({ sessionFile })).toBe(null);
     await (await acquireSessionWriteLock({ sessionFile, timeoutMs: 10_000 })).release();
-    leave(lockPath, "torn", 31_000);
+    leave(lockPath, record, 31_000);
     expect((await inspectSessionLock(sessionFile))!.verdict).toBe("dead");
     await tryAcquireSessionWriteLock({ sessionFile })!.release();
   });

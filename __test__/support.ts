@@ -207,6 +207,8 @@ export interface Footprint {
   lockThreads: number;
   /** Files watched through inotify. */
   watches: number;
+  /** Threads that block for a turn or for a flock. */
+  blocked: number;
 }
 
 export function footprint(pid: number): Footprint {
@@ -217,15 +219,29 @@ export function footprint(pid: number): Footprint {
     threads: readdirSync(`/proc/${pid}/task`).length,
     lockThreads: lockThreads(pid).length,
     watches: infos.join("").match(/^inotify wd:/gm)?.length ?? 0,
+    blocked: blockedThreads(pid),
   };
 }
 
 /** Waits until a process that has called acquire has done all it can, and sleeps. */
-export async function untilAsleep(pid: number, watches = 1): Promise<void> {
+export async function untilAsleep(pid: number, waits = 1): Promise<void> {
+  const isWaiting = ({ watches, blocked }: Footprint) => watches + blocked >= waits;
   const isAsleep = () =>
-    footprint(pid).watches >= watches && lockThreads(pid).every((stat) => /\) S /.test(stat));
+    isWaiting(footprint(pid)) && lockThreads(pid).every((stat) => /\) S /.test(stat));
   // Twice: between two looks at threads work can go from one to another.
   await until("it waits", () => isAsleep() && isAsleep());
+}
+
+/**
+ * By the call that each is in (proc_pid_syscall(5)): `flock` for an exclusive lock that it waits for,
+ * or `fcntl` with F_OFD_SETLKW.
+ */
+function blockedThreads(pid: number): number {
+  const [flock, fcntl] = process.arch === "arm64" ? [32, 25] : [73, 72];
+  const waiting = new RegExp(`^(${flock} 0x\\w+ 0x2|${fcntl} 0x\\w+ 0x26) `);
+  const tasks = readdirSync(`/proc/${pid}/task`);
+  const calls = tasks.map((task) => readOrNothing(`/proc/${pid}/task/${task}/syscall`));
+  return calls.filter((call) => waiting.test(call)).length;
 }
 
 /** The status line of each of the addon's threads in a process. */
@@ -254,6 +270,11 @@ const RIGHTS = {
   strace: () => succeeds("strace", "-o", "/dev/null", "true"),
   "a kernel thread": () => readComm(2) === "kthreadd",
   "a C compiler": () => succeeds("cc", "--version"),
+  python3: () => succeeds("python3", "--version"),
+  bindfs: () => succeeds("bindfs", "--version") && succeeds("test", "-c", "/dev/fuse"),
+  fsfreeze: () => succeeds("fsfreeze", "--version") && succeeds("mkfs.ext4", "-V"),
+  prlimit: () => succeeds("prlimit", "--version"),
+  "user namespaces": () => succeeds("unshare", "-Ur", "sh", "-c", "echo 0 >/proc/sys/user/max_inotify_instances"),
   // Not only the right to become one: it must also be able to read us, which may be under /root.
   "another user": () => succeeds(...asAnotherUser, process.execPath, "-e", `require("${root}")`),
 };
@@ -290,6 +311,37 @@ export function testWith(...rights: (keyof typeof RIGHTS)[]) {
 export function skipAloud(name: string, lack: string): void {
   process.stderr.write(`SKIPPED here for lack of ${lack}: ${name}\n`);
   test.skip(`${name} (needs ${lack})`, () => {});
+}
+
+/** How an acquire failed. */
+export interface Refusal {
+  code: string;
+  message: string;
+  cause?: { code: string; message: string; syscall?: string; path?: string };
+  afterMs: number;
+  /** What the process spent on it, in milliseconds of CPU time. */
+  cpuMs: number;
+}
+
+/** An acquire that fails over there. An error's cause does not travel between processes by itself. */
+export function refusal(agent: Agent, options: api.AcquireOptions): Promise<Refusal> {
+  return agent.run(async ({ lock }, options) => {
+    const [startedAt, cpu] = [performance.now(), process.cpuUsage()];
+    const failure: any = await lock.acquireSessionWriteLock(options).then(
+      () => new Error("the lock was acquired"),
+      (error) => error,
+    );
+    const afterMs = performance.now() - startedAt;
+    const { user, system } = process.cpuUsage(cpu);
+    const { message, cause } = failure;
+    return {
+      ...failure,
+      message,
+      cause: cause && { ...cause, message: cause.message },
+      afterMs,
+      cpuMs: (user + system) / 1_000,
+    };
+  }, options);
 }
 
 /** For agents: one attempt; a lock that it gives is kept. */

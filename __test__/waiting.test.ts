@@ -31,8 +31,8 @@ const TIMEOUT_CODE = "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT";
 const SAFETY_NET_MS = 2_000;
 
 /**
- * What timers a wait may need whatever happens: one to have the file's readers watched as soon as
- * that is worth it, one to leave the line, and one now and then in case an event gets lost.
+ * What timers a wait may need whatever happens: one to leave the queue, one to look twice, and one now
+ * and then in case the wait is stuck.
  */
 function allowedTimers(waitedMs: number): number {
   return 2 + Math.floor(waitedMs / SAFETY_NET_MS);
@@ -398,17 +398,18 @@ describe("the order of waiters in one process", () => {
     await waiter.run(queueUp, sessionFile, 1_000);
     await untilAsleep(waiter.pid);
     const during = footprint(waiter.pid);
-    // Four that work, one that waits and one that stands in line; the file, and what the kernel is
-    // asked to tell us by.
+    // Four that work, one that waits and one that blocks; the lock file, the queue file and a blank one, and what
+    // the kernel is asked to tell us by.
     expect(during.threads - before.threads).toBeLessThanOrEqual(6);
     expect(during.descriptors - before.descriptors).toBeLessThanOrEqual(5);
-    expect(during.watches - before.watches).toBe(1);
+    expect(during.blocked).toBe(1);
+    expect(during.watches).toBe(0);
     await holder.release(sessionFile);
     const served = await waiter.run(({ kept }) => kept.get("served"));
     expect(served).toEqual(Array.from({ length: 1_000 }, (_, number) => number));
   });
 
-  test("holds for two hundred contended sessions at once, at a thread and a file or two for each", async () => {
+  test("holds for two hundred contended sessions at once, at a thread and three files for each", async () => {
     const folder = temporaryFolder();
     const sessionFiles = Array.from({ length: 200 }, (_, n) => path.join(folder, `${n}.jsonl`));
     const [holder, waiter] = [await Agent.start(), await Agent.start({ env: waitModes.events })];
@@ -430,9 +431,10 @@ describe("the order of waiters in one process", () => {
     await untilAsleep(waiter.pid, 200);
     const during = footprint(waiter.pid);
     expect(during.threads - before.threads).toBeLessThanOrEqual(200 + 5);
-    // The file of each, and what the kernel is asked to tell us by.
-    expect(during.descriptors - before.descriptors).toBeLessThanOrEqual(200 + 5);
-    expect(during.watches).toBe(200);
+    // The lock file, the queue file and a blank one for each, and what the kernel is asked to tell us by.
+    expect(during.descriptors - before.descriptors).toBeLessThanOrEqual(3 * 200 + 5);
+    expect(during.blocked).toBe(200);
+    expect(during.watches).toBe(0);
     await holder.run(({ kept }) => Promise.all(kept.get("all").map((held: any) => held.release())));
     await waiter.run(async ({ kept }) => void (await kept.get("all")));
     expect(readdirSync(folder)).toEqual([]);
