@@ -87,6 +87,8 @@ class Storm {
   async end(contender, enteredAt) {
     const hold = { enteredAt, killedAt: Infinity };
     this.#holds.push(hold);
+    // Its successor first: there are always eight that wait, and none that is just starting.
+    await this.add();
     // Long enough for somebody who thinks the lock dead to act on it.
     await delay(this.#between(3, 15));
     if (this.#isOver) {
@@ -97,8 +99,6 @@ class Storm {
     this.contenders.delete(contender);
     if (this.#holds.filter(({ killedAt }) => killedAt < Infinity).length >= this.kills) {
       this.finish();
-    } else {
-      await this.add();
     }
   }
 
