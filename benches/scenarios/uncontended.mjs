@@ -54,8 +54,7 @@ export const uncontended = {
   method:
     "One process acquires and releases in a loop; one pair is one sample. The locks take turns, " +
     "in five rounds. *Raw calls* is a Rust loop of the very system calls that the addon makes for " +
-    "a pair (`benches/native/src/floor.rs`), but for asking whether somebody is in line, with no " +
-    "queue, thread or promise. *Empty call* is an " +
+    "a pair (`benches/native/src/floor.rs`), without a thread or a promise. *Empty call* is an " +
     "asynchronous call of the addon with nothing to do: of a release, answered by the calling " +
     "thread, and of an acquire, answered by the thread that does its work.",
   run: (context) =>
