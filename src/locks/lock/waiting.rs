@@ -30,7 +30,7 @@ pub struct Blocked {
     pub(super) check_at: Option<Instant>,
     /// Whether the lock was free at the last check.
     pub(super) was_free: bool,
-    /// All waiters gave up, and we left the queue. New waiters may arrive before the thread returns.
+    /// All waiters gave up. New waiters may arrive before the thread returns.
     pub(super) is_over: bool,
     /// Whether an attempt past the queue is running. If the thread returns meanwhile, its result is kept
     /// in `ended` until the attempt is over.
@@ -102,12 +102,19 @@ impl<C> Lock<C> {
                 blocked.ended = Some(end);
             }
             Stage::Blocked(blocked) if blocked.number == number && blocked.is_over => {
-                self.orders.push_back(match end {
-                    End::Turn(place, Err(_)) => Order::ClosePlace(place),
+                let (place, obstacle) = (blocked.place.take(), blocked.obstacle.take());
+                let was_left = place.is_none();
+                match end {
+                    End::Turn(it, Err(_)) if was_left => {
+                        self.orders.push_back(Order::ClosePlace(it));
+                    }
                     // It may have joined another queue after ours was left.
-                    End::Turn(place, Ok(())) => Order::Leave(place),
-                    End::Flock(obstacle, _) => Order::Close(obstacle),
-                });
+                    End::Turn(it, _) => self.orders.push_back(Order::Leave(it)),
+                    End::Flock(it, _) if was_left => self.orders.push_back(Order::Close(it)),
+                    End::Flock(it, _) => self.drop_obstacle(it),
+                }
+                self.orders.extend(place.map(Order::ClosePlace));
+                self.orders.extend(obstacle.map(Order::Close));
                 self.stage = Stage::Idle;
                 self.go_on();
             }
@@ -310,6 +317,18 @@ impl<C> Lock<C> {
                 self.orders.extend(obstacle.map(Order::Close));
             }
             Stage::Idle | Stage::Busy | Stage::Settling { .. } | Stage::Held(_) => {}
+        }
+    }
+
+    /// The same at a deadline. The thread leaves the queue when it returns: the timers' thread must not
+    /// change a disk, and a worker would have to be started for it.
+    pub(super) fn give_up_at_deadline(&mut self) {
+        match &mut self.stage {
+            Stage::Blocked(blocked) if self.waiters.is_empty() => {
+                blocked.is_over = true;
+                self.orders.push_back(Order::EndWait(self.number));
+            }
+            _ => self.give_up_if_unwanted(),
         }
     }
 
