@@ -361,3 +361,50 @@ fn release_exceeded(paths: &LockPaths, held: Arc<HeldLock>, exceeded: Exceeded) 
         );
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::locks::{Environment, Request, Ticket};
+
+    #[test]
+    fn a_panic_in_a_step_costs_one_acquire_and_the_next_gets_the_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let session_file = folder.path().join("chat.jsonl");
+        let paths = LockPaths::resolve(&session_file).unwrap();
+        let waiter = |number| Waiter {
+            request: Request {
+                environment: Environment(number),
+                ticket: Ticket { client: 0, number },
+                handle: Handle(number),
+                session_file: session_file.clone(),
+                timeout_ms: None,
+                stale_ms: 60_000,
+                max_hold_ms: 60_000,
+                allow_reentrant: false,
+            },
+            deadline: None,
+            caller: (),
+        };
+        let mut lock = Lock::new(paths.clone(), true);
+        lock.acquire(os::now(), waiter(1));
+        lock.acquire(os::now(), waiter(2));
+        let Some(Order::Try(..)) = lock.orders().pop_front() else { panic!("no attempt") };
+        let broken = guarded(&paths, || panic!("forced by a test"));
+        lock.tried(os::now(), broken);
+        let mut orders = lock.orders();
+        let Some(Order::Refuse(refused, Error::Bug { path })) = orders.pop_front() else {
+            panic!("the first waiter hears of it");
+        };
+        assert_eq!((refused.request.handle, path.as_path()), (Handle(1), paths.lock()));
+        let Some(Order::Try(claim, approach)) = orders.pop_front() else { panic!("no attempt") };
+        let attempted = guarded(&paths, || protocol::attempt(&paths, &claim, approach));
+        lock.tried(os::now(), attempted);
+        let Some(Order::Grant(granted)) = lock.orders().pop_front() else { panic!("no lock") };
+        assert_eq!(granted.request.handle, Handle(2));
+        let held = lock.release(Handle(2)).unwrap();
+        release(&held).0.unwrap();
+        lock.released(os::now(), None);
+        assert!(lock.is_done());
+    }
+}
