@@ -142,7 +142,8 @@ function untilCalled(agent: Agent): Promise<unknown> {
 
 /** What a waiter's thread blocks in, its how manieth call of that name this is, and how strace shows it. */
 const BLOCKING = {
-  "the lock file": { call: "flock", number: 1, shown: /LOCK_EX\) += -1 E\w+ .*\(INJECTED\)/ },
+  // The first is the flock of the blank file that it makes before.
+  "the lock file": { call: "flock", number: 2, shown: /LOCK_EX\) += -1 E\w+ .*\(INJECTED\)/ },
   "its turn": { call: "fcntl", number: 2, shown: /F_OFD_SETLKW,.* = -1 E\w+ .*\(INJECTED\)/ },
 };
 
