@@ -42,10 +42,13 @@ async function count(
 }
 
 for (const era of ERAS) {
-  test(`four processes and four with the older module of ${era} exclude each other, and all are served`, async () => {
+  // Until February two older processes rob each other, whatever else there is: the one finds the other's
+  // file between its creation and its record, and takes it for a dead lock's. So there is one.
+  const [ours, theirs, older] = era === "february" ? ["seven", "one", 1] : ["four", "four", 4];
+  test(`${ours} processes and ${theirs} with the older module of ${era} exclude each other, and all are served`, async () => {
     const sessionFile = path.join(temporaryFolder(), "chat.jsonl");
     writeFileSync(sessionFile, "0");
-    const modules = Array.from({ length: 8 }, (_, index): Module => (index % 2 === 0 ? "addon" : era));
+    const modules = Array.from({ length: 8 }, (_, index): Module => (index < Number(older) ? era : "addon"));
     const agents = await Promise.all(modules.map(() => Agent.start()));
     // The older module polls, so it comes far less often.
     const rounds = (module: Module) => (module === "addon" ? 100 : 6);
