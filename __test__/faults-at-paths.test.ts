@@ -31,6 +31,8 @@ import { inject, trace } from "./strace.js";
 import {
   Agent,
   attempt,
+  DEAD_PID,
+  DEAD_RECORDS,
   footprint,
   newSession,
   refusal,
@@ -45,18 +47,6 @@ const rootTest = testWith("root");
 
 const TIMEOUT = { code: "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT" };
 const GUARDED = "OPENCLAW_SESSION_WRITE_LOCK_GUARDED";
-
-const DEAD_PID = 4_194_303;
-
-const DEAD_RECORDS = {
-  "the addon": JSON.stringify({
-    pid: DEAD_PID,
-    createdAt: "2026-01-01T00:00:00.000Z",
-    witness: "flock",
-    token: "t",
-  }),
-  "the older module": JSON.stringify({ pid: DEAD_PID, createdAt: "2026-01-01T00:00:00.000Z" }),
-};
 
 /** Well above what a look now and then takes, and well below the 30 s after which age counts. */
 const BOUNDED_MS = 5_000;

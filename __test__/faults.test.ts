@@ -13,6 +13,7 @@ import { inject, trace, warmAgent } from "./strace.js";
 import {
   Agent,
   attempt,
+  DEAD_RECORDS,
   newSession,
   refusal,
   temporaryFolder,
@@ -28,18 +29,6 @@ const TIMEOUT = { code: "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT" };
 
 /** Generous for what an event brings; on the fallback a look now and then is as good. */
 const PROMPT_MS = 3_000;
-
-const DEAD_PID = 4_194_303;
-
-const DEAD_RECORDS = {
-  "the addon": JSON.stringify({
-    pid: DEAD_PID,
-    createdAt: "2026-01-01T00:00:00.000Z",
-    witness: "flock",
-    token: "t",
-  }),
-  "the older module": JSON.stringify({ pid: DEAD_PID, createdAt: "2026-01-01T00:00:00.000Z" }),
-};
 
 async function expectWithin(ms: number, work: Promise<unknown>): Promise<void> {
   const startedAt = performance.now();

@@ -29,6 +29,8 @@ import { freeDescriptor, Mounts, startExhausted, startNobody } from "./machines.
 import {
   Agent,
   attempt,
+  DEAD_RECORDS,
+  newSession,
   skipAloud,
   succeeds,
   temporaryFolder,
@@ -45,24 +47,6 @@ const NOT_A_FILE = "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE";
 
 /** Generous beside what a call takes, short beside a wait for something that never comes. */
 const QUICK_MS = 3_000;
-
-const DEAD_PID = 4_194_303;
-
-const DEAD_RECORDS = {
-  "the addon": JSON.stringify({
-    pid: DEAD_PID,
-    createdAt: "2026-01-01T00:00:00.000Z",
-    witness: "flock",
-    token: "t",
-  }),
-  "the older module": JSON.stringify({ pid: DEAD_PID, createdAt: "2026-01-01T00:00:00.000Z" }),
-};
-
-function newSession(): { folder: string; sessionFile: string; lockPath: string } {
-  const folder = temporaryFolder();
-  const sessionFile = path.join(folder, "chat.jsonl");
-  return { folder, sessionFile, lockPath: `${sessionFile}.lock` };
-}
 
 // --- Mounts -------------------------------------------------------------------------------------
 

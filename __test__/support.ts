@@ -28,6 +28,20 @@ export function newSession(): { folder: string; sessionFile: string; lockPath: s
   return { folder, sessionFile, lockPath: `${sessionFile}.lock` };
 }
 
+/** The greatest pid that Linux can be set to give out, which no process is likely to have. */
+export const DEAD_PID = 4_194_303;
+
+/** What a dead holder leaves in a lock file, by who wrote it. */
+export const DEAD_RECORDS = {
+  "the addon": JSON.stringify({
+    pid: DEAD_PID,
+    createdAt: "2026-01-01T00:00:00.000Z",
+    witness: "flock",
+    token: "t",
+  }),
+  "the older module": JSON.stringify({ pid: DEAD_PID, createdAt: "2026-01-01T00:00:00.000Z" }),
+};
+
 /** What a function that runs in an agent is given first. */
 export interface Tools {
   lock: typeof api;
