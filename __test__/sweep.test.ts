@@ -33,7 +33,6 @@ import {
   getProcessStartTime,
   isAlive,
   type SessionLockInspection,
-  tryAcquireSessionWriteLock,
 } from "../index.js";
 import { Agent, asAnotherUser, root, temporaryFolder, testWith, type Tools, until } from "./support.js";
 
