@@ -88,7 +88,8 @@ test("every guarantee names tests, and each of them exists", () => {
 });
 
 test("every error code is explained", () => {
-  const codes = new Set(read("index.js").match(/\b(?:OPENCLAW|ERR)_[A-Z_]+\b/g));
+  const sources = readdirSync(path.join(root, "lib")).map((name) => read(`lib/${name}`)).join("");
+  const codes = new Set(sources.match(/\b(?:OPENCLAW|ERR)_[A-Z_]+\b/g));
   expect(codes.size).toBeGreaterThan(3);
   for (const code of codes) {
     expect(section("Errors")).toContain(`\`${code}\``);

@@ -1,0 +1,104 @@
+"use strict";
+
+/** Looks at lock files: of one session, of a folder, of this process. */
+
+const { DEFAULT_STALE_MS } = require("./defaults.js");
+const { readBoolean, readFilePath, readLog, readMs, readObject, readPath } = require("./arguments.js");
+const { client, native, nextTicket, outcomeOf } = require("./client.js");
+const { refusalError } = require("./errors.js");
+
+/** Node's own: a test that installs a fake clock later must not stop what runs here. */
+const { setImmediate } = globalThis;
+
+/** Inspections that are handed over at a time: what that takes of the event loop stays short. */
+const PART = 128;
+
+async function inspectSessionLock(path, options) {
+  const { staleMs, nowMs } = readObject("options", options ?? {});
+  const request = [readFilePath("path", path), readMs("staleMs", staleMs, DEFAULT_STALE_MS)];
+  const ticket = nextTicket();
+  const inspections = client.inspect(ticket, ...request, readMs("nowMs", nowMs));
+  const [inspection = null] = await takeAll(ticket, inspections);
+  return inspection;
+}
+
+async function cleanStaleLockFiles(options) {
+  const { sessionsDir, staleMs, removeStale, nowMs, recursive, log } = readObject("options", options);
+  const request = [
+    readPath("sessionsDir", sessionsDir),
+    readMs("staleMs", staleMs, DEFAULT_STALE_MS),
+    readMs("nowMs", nowMs),
+    readBoolean("removeStale", removeStale, true),
+    readBoolean("recursive", recursive, false),
+  ];
+  readLog(log);
+  const ticket = nextTicket();
+  const locks = await takeAll(ticket, client.sweep(ticket, ...request));
+  const cleaned = locks.filter(({ removed }) => removed);
+  for (const { lockPath, staleReasons } of cleaned) {
+    const reasons = staleReasons.join(", ") || "no longer held";
+    warn(log, `removed stale session lock: ${lockPath} (${reasons})`);
+  }
+  return { locks, cleaned };
+}
+
+/** Waits for what is being looked at, and takes it over bit by bit. */
+async function takeAll(ticket, inspections) {
+  const { refusal } = await outcomeOf(ticket);
+  if (refusal) {
+    throw refusalError(refusal);
+  }
+  const all = [];
+  for (;;) {
+    const part = inspections.take(PART);
+    all.push(...part.map(inspectionFrom));
+    if (part.length < PART) {
+      return all;
+    }
+    await new Promise(setImmediate);
+  }
+}
+
+function inspectionFrom(inspected) {
+  const { lockPath, processMayLive, staleReasons, removed, verdict, cause } = inspected;
+  const { holder = null, ageMs = null, witnessed = null } = inspected;
+  const record = JSON.parse(holder);
+  return {
+    lockPath,
+    pid: record?.pid ?? null,
+    pidAlive: processMayLive,
+    createdAt: ageMs === null ? null : record.createdAt,
+    ageMs,
+    stale: staleReasons.length > 0,
+    staleReasons,
+    removable: verdict === "dead",
+    removed,
+    comm: record?.comm ?? null,
+    holder: record,
+    witnessed,
+    verdict,
+    ...(cause && { cause: refusalError(cause) }),
+  };
+}
+
+/** What the log does with it is the log's business: a sweep doesn't fail for it. */
+function warn(log, message) {
+  try {
+    log?.warn?.(message);
+  } catch {
+    // See above.
+  }
+}
+
+function heldSessionWriteLocks() {
+  return native.heldLocks().map(({ acquiredAtMs, ...held }) => ({
+    ...held,
+    acquiredAt: new Date(acquiredAtMs).toISOString(),
+  }));
+}
+
+module.exports = {
+  cleanStaleLockFiles,
+  heldSessionWriteLocks,
+  inspectSessionLock,
+};
