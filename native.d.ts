@@ -6,11 +6,11 @@ export declare class Client {
   constructor(tell: (arg: Message) => void)
   /**
    * The outcome, if there is one by the time this returns; else it is told under `ticket`.
-   * `session_file` is absolute, an infinite `timeout_ms` no limit.
+   * `session_file` is absolute. An infinite `timeout_ms` or `max_hold_ms` is no limit.
    */
-  acquire(ticket: number, sessionFile: string, timeoutMs: number, staleMs: number, maxHoldMs: number, allowReentrant: boolean): Outcome | null
+  acquire(ticket: number, sessionFile: string, timeoutMs: number, staleMs: number, maxHoldMs: number, allowReentrant: boolean, label?: string | undefined | null): Outcome | null
   /** The outcome, now. Takes what `acquire` takes, and doesn't wait. */
-  tryAcquire(sessionFile: string, timeoutMs: number, staleMs: number, maxHoldMs: number, allowReentrant: boolean): Outcome
+  tryAcquire(sessionFile: string, timeoutMs: number, staleMs: number, maxHoldMs: number, allowReentrant: boolean, label?: string | undefined | null): Outcome
   /** Withdraws an acquire; its outcome will not be told. `false`: too late, the outcome will be told. */
   cancel(ticket: number): boolean
   /** The outcome, if there is one by the time this returns; else it is told under `ticket`. */
@@ -23,6 +23,8 @@ export declare class Client {
   releaseAll(): number
   /** A loss of this lock will be told under its handle. If the lock is not held, returns the reason at once. */
   watchLoss(handle: number): string | null
+  /** Tells under the handle as soon as somebody waits for this lock. */
+  watchWanted(handle: number): void
   /** Looks at one lock, by the name of its session file or its own; both absolute. */
   inspect(ticket: number, path: string, staleMs: number, nowMs?: number | undefined | null): Inspections
   /** Looks at all locks of a folder, and removes the dead ones if that is asked for. */
@@ -35,9 +37,21 @@ export declare class Inspections {
   take(count: number): Array<Inspected>
 }
 
+/** A hold that the watchdog has ended. `Client.heard` confirms it. */
+export interface ExceededHold {
+  /** The acquisitions that shared it. */
+  handles: Array<number>
+  lockPath: string
+  heldForMs: number
+  maxHoldMs: number
+  label?: string
+}
+
 export interface Granted {
   handle: number
   lockPath: string
+  /** It has replaced a dead lock. */
+  isTakenOver: boolean
 }
 
 /** A lock that this process holds. */
@@ -46,9 +60,11 @@ export interface HeldHere {
   /** Milliseconds since the epoch. */
   acquiredAtMs: number
   heldForMs: number
+  /** Infinite: no limit. */
   maxHoldMs: number
   acquisitions: number
   waiters: number
+  label?: string
 }
 
 export declare function heldLocks(): Array<HeldHere>
@@ -87,6 +103,10 @@ export interface Message {
   handle?: number
   /** See `loss_name`. */
   loss?: string
+  /** Somebody waits for the lock with this handle. */
+  isWanted?: boolean
+  /** The watchdog has ended a hold. */
+  exceeded?: ExceededHold
 }
 
 /** The outcome of an acquire or a release. Empty: the release, or the inspection, succeeded. */
@@ -96,6 +116,8 @@ export interface Outcome {
   refusal?: Refusal
   /** The lock is contended, and the caller didn't want to wait. */
   contended?: boolean
+  /** Of a release: how the lock was lost before. See `loss_name`. */
+  lost?: string
 }
 
 export declare function processComm(): string
@@ -124,6 +146,8 @@ export declare function runWatchdog(aheadMs: number): void
 export interface Timeout {
   lockPath: string
   owner: string
+  /** Whether this very process holds it. */
+  isHeldHere: boolean
   /** The record, as JSON. */
   holder?: string
   staleReasons: Array<string>
@@ -139,6 +163,9 @@ export interface WakeUps {
   events: number
   timers: number
 }
+
+/** What the watchdog told about this hold was heard. `false`: too late, it has printed a line. */
+export declare function watchdogHeard(handle: number): boolean
 
 /** For tests. */
 export declare function watchdogReleases(): number

@@ -3,9 +3,19 @@
 /** Looks at lock files: of one session, of a folder, of this process. */
 
 const { DEFAULT_STALE_MS } = require("./defaults.js");
-const { readBoolean, readFilePath, readLog, readMs, readObject, readPath } = require("./arguments.js");
+const {
+  readBoolean,
+  readFile,
+  readFilePath,
+  readLog,
+  readMs,
+  readObject,
+  readPath,
+  readStrictOptions,
+} = require("./arguments.js");
 const { client, native, nextTicket, outcomeOf } = require("./client.js");
-const { refusalError } = require("./errors.js");
+const { GENERAL, SESSION, refusalError } = require("./errors.js");
+const { requirePermission } = require("./permission.js");
 
 /** Node's own: a test that installs a fake clock later must not stop what runs here. */
 const { setImmediate } = globalThis;
@@ -15,10 +25,22 @@ const PART = 128;
 
 async function inspectSessionLock(path, options) {
   const { staleMs, nowMs } = readObject("options", options ?? {});
-  const request = [readFilePath("path", path), readMs("staleMs", staleMs, DEFAULT_STALE_MS)];
+  const file = readFilePath("path", path);
+  return inspect(SESSION, file, readMs("staleMs", staleMs, DEFAULT_STALE_MS), readMs("nowMs", nowMs));
+}
+
+async function inspectLock(file, options) {
+  const lockPath = `${readFile("file", file)}.lock`;
+  const { staleMs = DEFAULT_STALE_MS, nowMs } = readStrictOptions(options, ["staleMs", "nowMs"]);
+  return inspect(GENERAL, lockPath, staleMs, nowMs);
+}
+
+/** `path` names the file to protect, or its lock file: that ends in `.lock`. */
+async function inspect(face, path, staleMs, nowMs) {
+  requirePermission("fs.read", path);
   const ticket = nextTicket();
-  const inspections = client.inspect(ticket, ...request, readMs("nowMs", nowMs));
-  const [inspection = null] = await takeAll(ticket, inspections);
+  const inspections = client.inspect(ticket, path, staleMs, nowMs);
+  const [inspection = null] = await takeAll(face, ticket, inspections);
   return inspection;
 }
 
@@ -32,8 +54,10 @@ async function cleanStaleLockFiles(options) {
     readBoolean("recursive", recursive, false),
   ];
   readLog(log);
+  const [folder, , , removes] = request;
+  requirePermission(removes ? "fs.write" : "fs.read", folder);
   const ticket = nextTicket();
-  const locks = await takeAll(ticket, client.sweep(ticket, ...request));
+  const locks = await takeAll(SESSION, ticket, client.sweep(ticket, ...request));
   const cleaned = locks.filter(({ removed }) => removed);
   for (const { lockPath, staleReasons } of cleaned) {
     const reasons = staleReasons.join(", ") || "no longer held";
@@ -43,15 +67,15 @@ async function cleanStaleLockFiles(options) {
 }
 
 /** Waits for what is being looked at, and takes it over bit by bit. */
-async function takeAll(ticket, inspections) {
+async function takeAll(face, ticket, inspections) {
   const { refusal } = await outcomeOf(ticket);
   if (refusal) {
-    throw refusalError(refusal);
+    throw refusalError(face, refusal);
   }
   const all = [];
   for (;;) {
     const part = inspections.take(PART);
-    all.push(...part.map(inspectionFrom));
+    all.push(...part.map((inspected) => inspectionFrom(face, inspected)));
     if (part.length < PART) {
       return all;
     }
@@ -59,7 +83,7 @@ async function takeAll(ticket, inspections) {
   }
 }
 
-function inspectionFrom(inspected) {
+function inspectionFrom(face, inspected) {
   const { lockPath, processMayLive, staleReasons, removed, verdict, cause } = inspected;
   const { holder = null, ageMs = null, witnessed = null } = inspected;
   const record = JSON.parse(holder);
@@ -77,7 +101,8 @@ function inspectionFrom(inspected) {
     holder: record,
     witnessed,
     verdict,
-    ...(cause && { cause: refusalError(cause) }),
+    label: record?.label ?? null,
+    ...(cause && { cause: refusalError(face, cause) }),
   };
 }
 
@@ -90,7 +115,7 @@ function warn(log, message) {
   }
 }
 
-function heldSessionWriteLocks() {
+function heldLocks() {
   return native.heldLocks().map(({ acquiredAtMs, ...held }) => ({
     ...held,
     acquiredAt: new Date(acquiredAtMs).toISOString(),
@@ -99,6 +124,7 @@ function heldSessionWriteLocks() {
 
 module.exports = {
   cleanStaleLockFiles,
-  heldSessionWriteLocks,
+  heldLocks,
+  inspectLock,
   inspectSessionLock,
 };
