@@ -2,7 +2,7 @@
 
 /** Getting a lock, for both faces. */
 
-const { client, expect, forget, native, nextTicket, outcomeOf, warningListeners } = require("./client.js");
+const { clientOf, expect, forget, native, nextTicket, outcomeOf, warningListeners } = require("./client.js");
 const { publishTakeover, publishWait, traceAcquire, wantsLosses } = require("./diagnostics.js");
 const { installListeners } = require("./ending.js");
 const { refusalError, timeoutError } = require("./errors.js");
@@ -32,7 +32,7 @@ function contend(request) {
     return Promise.reject(error);
   }
   const ticket = nextTicket();
-  const outcome = client.acquire(ticket, ...nativeArguments(request));
+  const outcome = clientOf(request.face).acquire(ticket, ...nativeArguments(request));
   if (!outcome) {
     publishWait(request);
   }
@@ -61,7 +61,7 @@ function tryAcquire(request) {
   requirePermission("fs.write", `${request.file}.lock`);
   request.signal?.throwIfAborted();
   installListeners(request);
-  const { granted, refusal } = client.tryAcquire(...nativeArguments(request));
+  const { granted, refusal } = clientOf(request.face).tryAcquire(...nativeArguments(request));
   if (refusal) {
     throw refusalError(request.face, refusal);
   }
@@ -88,18 +88,18 @@ function lockOf(request, { handle, lockPath, isTakenOver }) {
 
 /** The outcome of a pending acquire. Rejects with the signal's reason as soon as it aborts. */
 function outcomeUnlessAborted(ticket, request) {
-  const { signal } = request;
+  const { face, signal } = request;
   if (!signal) {
     return outcomeOf(ticket);
   }
   return new Promise((resolve, reject) => {
     const abort = () => {
       reject(signal.reason);
-      if (client.cancel(ticket)) {
+      if (clientOf(face).cancel(ticket)) {
         forget(ticket);
       } else {
         // Too late to withdraw: what may have been granted is given back as soon as we hear of it.
-        expect(ticket, ({ granted }) => granted && giveBack(request.face, granted.handle).catch(() => {}));
+        expect(ticket, ({ granted }) => granted && giveBack(face, granted.handle).catch(() => {}));
       }
     };
     expect(ticket, (outcome) => {

@@ -30,7 +30,19 @@ let keepAlive;
 /** Node's own: a test that installs a fake clock later must not stop what runs here. */
 const { setInterval } = globalThis;
 
-const client = new native.Client(({ ticket, outcome, handle, loss, isWanted, exceeded }) => {
+/** The client of a face, made when it is first needed. */
+function clientOf(face) {
+  let client = clients.get(face);
+  if (!client) {
+    client = new native.Client(hear, face.isGeneral);
+    clients.set(face, client);
+  }
+  return client;
+}
+
+const clients = new Map();
+
+function hear({ ticket, outcome, handle, loss, isWanted, exceeded }) {
   if (exceeded) {
     warn(exceeded);
   } else if (isWanted) {
@@ -42,7 +54,7 @@ const client = new native.Client(({ ticket, outcome, handle, loss, isWanted, exc
     forget(ticket);
     settle?.(outcome);
   }
-});
+}
 
 function take(listeners, handle) {
   const listener = listeners.get(handle);
@@ -94,7 +106,7 @@ function outcomeOf(ticket) {
 }
 
 module.exports = {
-  client,
+  clientOf,
   expect,
   forget,
   lossListeners,

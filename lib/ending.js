@@ -7,7 +7,7 @@
  * Both faces remove them at `exit`. Only the session face listens for signals, as the older module did.
  */
 
-const { client } = require("./client.js");
+const { clientOf } = require("./client.js");
 
 /** Signals that end a process unless somebody listens. */
 const CLEANUP_SIGNALS = ["SIGINT", "SIGTERM", "SIGQUIT", "SIGABRT"];
@@ -23,21 +23,21 @@ const CLEANUP = Symbol.for("session-write-lock.cleanup");
  * because one that was added with `once` is gone by the time the next one runs, and must be seen
  * when we ask whether we are alone. Worker threads receive no signals.
  *
- * `handleSignals`: `true`: release and end the process if nobody else decides about the signal. `"at-once"`: release
- * in any case, before the other listeners run. `false`: leave signals alone.
+ * `handleSignals`: `true`: release all session locks at once, before other listeners run. `"if-alone"`: only if no
+ * other listener decides about the signal. `false`: leave signals alone.
  */
-function installListeners({ handleSignals }) {
+function installListeners({ face, handleSignals }) {
+  const client = clientOf(face);
   const signals = handleSignals && receivesSignals() ? CLEANUP_SIGNALS : [];
-  const installed = process[CLEANUP];
-  if (handleSignals === "at-once" && installed) {
-    installed.releasesAtOnce = true;
-  }
-  if (installed?.clients.has(client) && installed.listeners.size >= signals.length) {
+  const cleanup = process[CLEANUP] ?? install();
+  cleanup.releasesAtOnce ||= handleSignals === true;
+  if (cleanup.clients.has(client) && cleanup.listeners.size >= signals.length) {
     return;
   }
-  const cleanup = installed ?? install();
-  cleanup.releasesAtOnce ||= handleSignals === "at-once";
   cleanup.clients.add(client);
+  if (!face.isGeneral) {
+    cleanup.sessionClients.add(client);
+  }
   for (const signal of signals) {
     if (!cleanup.listeners.has(signal)) {
       const listener = () => onSignal(signal);
@@ -58,6 +58,7 @@ let mainThread;
 function install() {
   const cleanup = {
     clients: new Set(),
+    sessionClients: new Set(),
     listeners: new Map(),
     releasesAtOnce: false,
     exit: endAllClients,
@@ -90,14 +91,14 @@ function keepLast(event) {
 
 let isMoving = false;
 
-/** The process lives on, perhaps: who waits goes on waiting. */
+/** Of the session face. The process may live on: what waits goes on waiting. */
 function releaseAllLocksSync() {
-  for (const each of process[CLEANUP]?.clients ?? []) {
+  for (const each of process[CLEANUP]?.sessionClients ?? []) {
     each.releaseAll();
   }
 }
 
-/** The process ends: nobody waits any more either. */
+/** The process ends: nothing waits any more, either. */
 function endAllClients() {
   for (const each of process[CLEANUP].clients) {
     each.end();

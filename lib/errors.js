@@ -101,6 +101,7 @@ function setTimeoutDetails(error, { timeoutMs, lockPath, owner, holder = null, s
 
 /** What the general face throws. */
 const GENERAL = {
+  isGeneral: true,
   /** Whether `release` of a lock that was lost rejects. */
   rejectsWhenLost: true,
   TimeoutError: LockTimeoutError,
@@ -114,6 +115,7 @@ const GENERAL = {
 
 /** What the session face throws. */
 const SESSION = {
+  isGeneral: false,
   rejectsWhenLost: false,
   TimeoutError: SessionWriteLockTimeoutError,
   LostError: SessionWriteLockLostError,

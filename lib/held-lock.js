@@ -2,7 +2,7 @@
 
 /** A lock that this process holds: its object, its end, and what its holder can be told. */
 
-const { client, lossListeners, native, nextTicket, outcomeOf } = require("./client.js");
+const { clientOf, lossListeners, native, nextTicket, outcomeOf } = require("./client.js");
 const { waiterListeners, warningListeners } = require("./client.js");
 const { publishLoss } = require("./diagnostics.js");
 const { refusalError } = require("./errors.js");
@@ -34,7 +34,7 @@ class Lock {
   }
 
   get wanted() {
-    this.#wanted ??= this.#released ? new AbortController().signal : waiterSignal(this.#handle);
+    this.#wanted ??= this.#released ? new AbortController().signal : waiterSignal(this.#face, this.#handle);
     return this.#wanted;
   }
 
@@ -64,7 +64,7 @@ async function giveBack(face, handle) {
   waiterListeners.delete(handle);
   warningListeners.delete(handle);
   const ticket = nextTicket();
-  const { refusal, lost } = client.release(ticket, handle) ?? (await outcomeOf(ticket));
+  const { refusal, lost } = clientOf(face).release(ticket, handle) ?? (await outcomeOf(ticket));
   if (refusal) {
     throw refusalError(face, refusal);
   }
@@ -80,7 +80,7 @@ function lossSignal(face, handle, lockPath) {
     controller.abort(error);
   });
   lossListeners.set(handle, abort);
-  const how = client.watchLoss(handle);
+  const how = clientOf(face).watchLoss(handle);
   if (how) {
     lossListeners.delete(handle);
     abort(how);
@@ -89,11 +89,11 @@ function lossSignal(face, handle, lockPath) {
 }
 
 /** A signal that aborts when somebody begins to wait for the lock. */
-function waiterSignal(handle) {
+function waiterSignal(face, handle) {
   const controller = new AbortController();
   const abort = inThisContext(() => controller.abort());
   waiterListeners.set(handle, abort);
-  client.watchWanted(handle);
+  clientOf(face).watchWanted(handle);
   return controller.signal;
 }
 

@@ -13,7 +13,7 @@ const {
   readPath,
   readStrictOptions,
 } = require("./arguments.js");
-const { client, native, nextTicket, outcomeOf } = require("./client.js");
+const { clientOf, native, nextTicket, outcomeOf } = require("./client.js");
 const { GENERAL, SESSION, refusalError } = require("./errors.js");
 const { requirePermission } = require("./permission.js");
 
@@ -39,7 +39,7 @@ async function inspectLock(file, options) {
 async function inspect(face, path, staleMs, nowMs) {
   requirePermission("fs.read", path);
   const ticket = nextTicket();
-  const inspections = client.inspect(ticket, path, staleMs, nowMs);
+  const inspections = clientOf(face).inspect(ticket, path, staleMs, nowMs);
   const [inspection = null] = await takeAll(face, ticket, inspections);
   return inspection;
 }
@@ -57,7 +57,7 @@ async function cleanStaleLockFiles(options) {
   const [folder, , , removes] = request;
   requirePermission(removes ? "fs.write" : "fs.read", folder);
   const ticket = nextTicket();
-  const locks = await takeAll(SESSION, ticket, client.sweep(ticket, ...request));
+  const locks = await takeAll(SESSION, ticket, clientOf(SESSION).sweep(ticket, ...request));
   const cleaned = locks.filter(({ removed }) => removed);
   for (const { lockPath, staleReasons } of cleaned) {
     const reasons = staleReasons.join(", ") || "no longer held";

@@ -12,7 +12,7 @@ const {
   readObject,
   readSignal,
 } = require("./arguments.js");
-const { client } = require("./client.js");
+const { clientOf } = require("./client.js");
 const { DEFAULT_MAX_HOLD_MS, DEFAULT_STALE_MS, DEFAULT_TIMEOUT_MS } = require("./defaults.js");
 const { SESSION, argumentError } = require("./errors.js");
 
@@ -29,7 +29,7 @@ function tryAcquireSessionWriteLock(options) {
 }
 
 function releaseAllSessionWriteLocks() {
-  return client.releaseAll();
+  return clientOf(SESSION).releaseAll();
 }
 
 function readRequest(options) {
@@ -56,8 +56,8 @@ function readLimit(name, value, fallback) {
 
 function readHandleSignals(value) {
   if (typeof value === "string") {
-    if (value !== "at-once") {
-      const message = `handleSignals must be true, false or "at-once", not ${JSON.stringify(value)}`;
+    if (value !== "if-alone") {
+      const message = `handleSignals must be true, false or "if-alone", not ${JSON.stringify(value)}`;
       throw argumentError("ERR_INVALID_ARG_VALUE", message);
     }
     return value;

@@ -40,28 +40,38 @@ use crate::verdict::{Ground, Judgement, Report};
 /// Calls the client's function from any thread. Weak: it keeps no process alive.
 type Tell = Arc<ThreadsafeFunction<Message, (), Message, Status, false, true>>;
 
+/// The two environments of a JavaScript world: one for each face of the lock, so that the locks of one face are no
+/// business of the other's.
+#[derive(Clone, Copy)]
+struct Faces {
+    session: Environment,
+    general: Environment,
+}
+
 thread_local! {
-    /// Each JavaScript environment has its own thread, so its number is thread-local: the same for every
-    /// copy of `index.js` in it.
-    static ENVIRONMENT: Cell<Option<Environment>> = const { Cell::new(None) };
+    /// Each JavaScript world has its own thread, so this is thread-local: the same for every copy of
+    /// `index.js` in it.
+    static FACES: Cell<Option<Faces>> = const { Cell::new(None) };
 
     /// The call that runs on this thread and can return an outcome.
     static CALL: RefCell<Option<Call>> = const { RefCell::new(None) };
 }
 
-/// The calling environment. The first call gives it a number and adds a clean-up hook.
-fn environment(env: &Env) -> Result<Environment> {
-    static ENVIRONMENTS: AtomicU64 = AtomicU64::new(0);
-    if let Some(environment) = ENVIRONMENT.get() {
-        return Ok(environment);
+/// The calling world. The first call numbers its environments and adds a clean-up hook.
+fn faces(env: &Env) -> Result<Faces> {
+    static WORLDS: AtomicU64 = AtomicU64::new(0);
+    if let Some(faces) = FACES.get() {
+        return Ok(faces);
     }
-    let environment = Environment(ENVIRONMENTS.fetch_add(1, Ordering::Relaxed));
-    env.add_env_cleanup_hook(environment, |environment| {
-        ENVIRONMENT.set(None);
-        locks::end(environment);
+    let world = WORLDS.fetch_add(1, Ordering::Relaxed);
+    let faces = Faces { session: Environment(2 * world), general: Environment(2 * world + 1) };
+    env.add_env_cleanup_hook(faces, |faces| {
+        FACES.set(None);
+        locks::end(faces.session);
+        locks::end(faces.general);
     })?;
-    ENVIRONMENT.set(Some(environment));
-    Ok(environment)
+    FACES.set(Some(faces));
+    Ok(faces)
 }
 
 /// A message to a client. With `ticket`: the outcome of a call. With `handle`: the loss of a lock.
@@ -146,7 +156,7 @@ pub struct WakeUps {
     pub timers: f64,
 }
 
-/// One copy of `index.js` in one environment.
+/// One face of the lock, of one copy of `index.js`, in one JavaScript world.
 #[napi]
 pub struct Client {
     environment: Environment,
@@ -186,10 +196,11 @@ impl Recipient {
 #[napi]
 impl Client {
     #[napi(constructor, catch_unwind)]
-    pub fn new(env: &Env, tell: Function<'_, Message, ()>) -> Result<Self> {
+    pub fn new(env: &Env, tell: Function<'_, Message, ()>, is_general: bool) -> Result<Self> {
         static CLIENTS: AtomicU64 = AtomicU64::new(0);
         let tell = tell.build_threadsafe_function::<Message>().weak::<true>().build()?;
-        let (environment, tell) = (environment(env)?, Arc::new(tell));
+        let (faces, tell) = (faces(env)?, Arc::new(tell));
+        let environment = if is_general { faces.general } else { faces.session };
         let its_tell = Arc::clone(&tell);
         locks::watch_watchdog(
             environment,

@@ -367,41 +367,43 @@ fn release_exceeded(paths: &LockPaths, held: Arc<HeldLock>, exceeded: Exceeded) 
         let (_, place) = release(&held); // as above
         drop(held);
         happen_here(&paths, |lock, now| lock.released(now, place));
-        tell_exceeded(paths, exceeded);
+        tell_exceeded(&paths, &exceeded);
     }));
 }
 
 /// Tells the environment, which warns in JavaScript. If its thread is busy, prints a line.
-fn tell_exceeded(paths: LockPaths, exceeded: Exceeded) {
+fn tell_exceeded(paths: &LockPaths, exceeded: &Exceeded) {
     let Some(&handle) = exceeded.handles.first() else {
         return;
     };
     let tell = with_registry(|registry| {
-        registry.unheard.insert(handle);
-        registry.tell_exceeded.get(&exceeded.environment).cloned()
+        let tell = registry.tell_exceeded.get(&exceeded.environment).cloned()?;
+        registry.unheard.insert(handle, (paths.clone(), exceeded.clone()));
+        Some(tell)
     });
     let Some(tell) = tell else {
-        return print_exceeded(&paths, handle, &exceeded);
+        return print_exceeded(paths, exceeded);
     };
-    tell(&paths, &exceeded);
+    tell(paths, exceeded);
     let late = move || {
-        // On a worker: stderr may be a pipe that nobody reads.
-        os::run(Box::new(move |_| print_exceeded(&paths, handle, &exceeded)));
+        if let Some((paths, exceeded)) = with_registry(|registry| registry.unheard.remove(&handle))
+        {
+            os::run(Box::new(move |_| print_exceeded(&paths, &exceeded)));
+        }
     };
     os::at(os::now() + HEARD_WITHIN, late).into_iter().for_each(os::Timer::detach);
 }
 
-fn print_exceeded(paths: &LockPaths, handle: Handle, exceeded: &Exceeded) {
-    if super::heard(handle) {
-        let label = exceeded.label.as_deref().map(|label| format!(" label={label:?}"));
-        eprintln!(
-            "[session-write-lock] releasing lock held for {}ms (max={}ms): {}{}",
-            exceeded.held_for.as_millis(),
-            exceeded.limit.as_millis(),
-            paths.lock().display(),
-            label.unwrap_or_default(),
-        );
-    }
+/// Not on the timers' thread: stderr may be a pipe that nobody reads.
+pub fn print_exceeded(paths: &LockPaths, exceeded: &Exceeded) {
+    let label = exceeded.label.as_deref().map(|label| format!(" label={label:?}"));
+    eprintln!(
+        "[session-write-lock] releasing lock held for {}ms (max={}ms): {}{}",
+        exceeded.held_for.as_millis(),
+        exceeded.limit.as_millis(),
+        paths.lock().display(),
+        label.unwrap_or_default(),
+    );
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ mod lock;
 mod order;
 pub mod sweep;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -136,7 +136,7 @@ struct Registry {
     watchdog_releases: usize,
     tell_exceeded: HashMap<Environment, TellExceeded>,
     /// What the watchdog has told, and JavaScript has not heard yet: by a handle of the hold.
-    unheard: HashSet<Handle>,
+    unheard: HashMap<Handle, (LockPaths, Exceeded)>,
 }
 
 /// The state of an acquisition that was granted and not released.
@@ -389,7 +389,7 @@ pub fn watch_watchdog(environment: Environment, tell: TellExceeded) {
 
 /// What the watchdog told about this hold was heard. `false`: too late, it has printed a line.
 pub fn heard(handle: Handle) -> bool {
-    with_registry(|registry| registry.unheard.remove(&handle))
+    with_registry(|registry| registry.unheard.remove(&handle)).is_some()
 }
 
 /// Gives one acquisition back. The last one releases the lock. `done` is called with the result, perhaps
@@ -443,6 +443,13 @@ pub fn end(environment: Environment) {
         drop(happen_here(paths, |lock, _| lock.forget(environment)));
     }
     release_all(environment);
+    let unheard = with_registry(|registry| {
+        let is_its = |_: &Handle, it: &mut (LockPaths, Exceeded)| it.1.environment == environment;
+        registry.unheard.extract_if(is_its).collect::<Vec<_>>()
+    });
+    for (_, (paths, exceeded)) in unheard {
+        drive::print_exceeded(&paths, &exceeded);
+    }
 }
 
 // --- Questions ----------------------------------------------------------------------------------
