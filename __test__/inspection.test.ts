@@ -70,6 +70,7 @@ describe("a lock that is held", () => {
       holder: holderRecord,
       witnessed: "flock",
       verdict: "held",
+      label: null,
     });
   });
 

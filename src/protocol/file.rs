@@ -199,8 +199,10 @@ pub fn facts_of(
         Err(errno) => return Err(errno).during("read", path),
     };
     let is_trusted = file.is_trusted();
-    // On an untrusted file system a refused lease means nothing: NFS refuses without a delegation.
-    let writer = if is_trusted { os::lease(&file.file) } else { Lease::Unanswered };
+    // A flock is proof enough. On an untrusted file system a refused lease means nothing: NFS refuses without a
+    // delegation.
+    let asks = is_trusted && flock != Flock::Theirs;
+    let writer = if asks { os::lease(&file.file) } else { Lease::Unanswered };
     let mut facts = Facts {
         record: Record::decode(&bytes),
         flock,
