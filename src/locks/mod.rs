@@ -75,6 +75,8 @@ pub struct Grant {
     pub lock_path: PathBuf,
     /// Whether it replaced a dead lock.
     pub is_taken_over: bool,
+    /// Whether somebody was in its way.
+    pub has_waited: bool,
 }
 
 /// How a holder lost its lock.
@@ -179,7 +181,7 @@ pub fn acquire(request: Request, deliver: Deliver) {
     let timeout = request.timeout_ms.map(Duration::from_millis);
     let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
     let caller = Caller { deliver, since: now, restarts: 0, overdue: None, _keeper: keeper };
-    arrive(Waiter { request, deadline, caller });
+    arrive(Waiter { request, deadline, has_waited: false, caller });
 }
 
 fn no_timers(errno: Errno, path: &Path) -> Error {
@@ -281,6 +283,7 @@ pub fn try_acquire(request: &Request) -> Result<Option<Grant>> {
         handle: request.handle,
         lock_path: paths.lock().to_owned(),
         is_taken_over,
+        has_waited: false,
     };
     match happen_here(&paths, |lock, _| lock.try_acquire(request)) {
         TryNow::Contended => Ok(None),
