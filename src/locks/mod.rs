@@ -1,6 +1,6 @@
 //! The locks of this process.
 //!
-//! An *environment* is one JavaScript world: the main thread or a worker. Re-entrancy belongs to one
+//! An *environment* is one face of the lock in one JavaScript world, the main thread or a worker. Re-entrancy belongs to one
 //! environment; between environments, and between processes, the lock excludes.
 //!
 //! One map leads from the path of a lock file to its [`Lock`](lock::Lock). The lock decides the next step;
@@ -26,7 +26,7 @@ use drive::{Caller, Entry, happen, happen_here, leave, no_thread, resume};
 pub use order::Exceeded;
 use order::{TryNow, Waiter, take_if};
 
-/// One JavaScript world.
+/// One face of the lock in one JavaScript world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Environment(pub u64);
 
