@@ -20,6 +20,7 @@ bindfs bindfs
 fuse-overlayfs fuse-overlayfs
 unshare util-linux
 prlimit util-linux
+faketime faketime
 TOOLS
 
 [ -n "$missing" ] || exit 0
