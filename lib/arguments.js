@@ -58,6 +58,16 @@ function readBoolean(name, value, fallback) {
   return value;
 }
 
+function readCallback(name, value) {
+  if (value === undefined || value === null) {
+    return undefined;
+  }
+  if (typeof value !== "function") {
+    throw argumentError("ERR_INVALID_ARG_TYPE", `${name} must be a function, not ${show(value)}`);
+  }
+  return value;
+}
+
 /** Loggers are objects or functions; `warn` is the one method that is called. */
 function readLog(log) {
   if (log === undefined || log === null) {
@@ -84,6 +94,7 @@ function show(value) {
 
 module.exports = {
   readBoolean,
+  readCallback,
   readFilePath,
   readLog,
   readMs,

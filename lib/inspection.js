@@ -3,43 +3,58 @@
 /** Looks at lock files: of one session, of a folder, of this process. */
 
 const { DEFAULT_STALE_MS } = require("./defaults.js");
-const { readBoolean, readFilePath, readLog, readMs, readObject, readPath } = require("./arguments.js");
+const { readBoolean, readCallback, readFilePath, readLog, readMs, readObject, readPath } = require("./arguments.js");
 const { client, native, nextTicket, outcomeOf } = require("./client.js");
 const { refusalError } = require("./errors.js");
 
 /** Node's own: a test that installs a fake clock later must not stop what runs here. */
-const { setImmediate } = globalThis;
+const { clearInterval, setImmediate, setInterval } = globalThis;
 
 /** Inspections that are handed over at a time: what that takes of the event loop stays short. */
 const PART = 128;
 
+/** How often a caller is told how far a sweep is, in milliseconds. */
+const PROGRESS_MS = 100;
+
 async function inspectSessionLock(path, options) {
-  const { staleMs, nowMs } = readObject("options", options ?? {});
-  const request = [readFilePath("path", path), readMs("staleMs", staleMs, DEFAULT_STALE_MS)];
+  const { staleMs, nowMs, processes } = readObject("options", options ?? {});
+  const request = [
+    readFilePath("path", path),
+    readMs("staleMs", staleMs, DEFAULT_STALE_MS),
+    readMs("nowMs", nowMs),
+    readBoolean("processes", processes, false),
+  ];
   const ticket = nextTicket();
-  const inspections = client.inspect(ticket, ...request, readMs("nowMs", nowMs));
+  const inspections = client.inspect(ticket, ...request);
   const [inspection = null] = await takeAll(ticket, inspections);
   return inspection;
 }
 
 async function cleanStaleLockFiles(options) {
-  const { sessionsDir, staleMs, removeStale, nowMs, recursive, log } = readObject("options", options);
+  const given = readObject("options", options);
+  const { sessionsDir, staleMs, removeStale, nowMs, recursive, anyName, processes, log } = given;
   const request = [
     readPath("sessionsDir", sessionsDir),
     readMs("staleMs", staleMs, DEFAULT_STALE_MS),
     readMs("nowMs", nowMs),
     readBoolean("removeStale", removeStale, true),
     readBoolean("recursive", recursive, false),
+    readBoolean("anyName", anyName, false),
+    readBoolean("processes", processes, false),
   ];
+  const onProgress = readCallback("onProgress", given.onProgress);
   readLog(log);
   const ticket = nextTicket();
-  const locks = await takeAll(ticket, client.sweep(ticket, ...request));
+  const inspections = client.sweep(ticket, ...request);
+  const timer = onProgress && setInterval(() => onProgress(inspections.progress()), PROGRESS_MS);
+  const locks = await takeAll(ticket, inspections).finally(() => clearInterval(timer));
   const cleaned = locks.filter(({ removed }) => removed);
   for (const { lockPath, staleReasons } of cleaned) {
     const reasons = staleReasons.join(", ") || "no longer held";
     warn(log, `removed stale session lock: ${lockPath} (${reasons})`);
   }
-  return { locks, cleaned };
+  const skipped = inspections.skipped().map(refusalError);
+  return { locks, cleaned, ...(skipped.length > 0 && { skipped }) };
 }
 
 /** Waits for what is being looked at, and takes it over bit by bit. */
@@ -60,8 +75,8 @@ async function takeAll(ticket, inspections) {
 }
 
 function inspectionFrom(inspected) {
-  const { lockPath, processMayLive, staleReasons, removed, verdict, cause } = inspected;
-  const { holder = null, ageMs = null, witnessed = null } = inspected;
+  const { lockPath, processMayLive, staleReasons, removed, verdict, cause, users } = inspected;
+  const { holder = null, ageMs = null, witnessed = null, ground = null } = inspected;
   const record = JSON.parse(holder);
   return {
     lockPath,
@@ -77,8 +92,18 @@ function inspectionFrom(inspected) {
     holder: record,
     witnessed,
     verdict,
+    ground,
     ...(cause && { cause: refusalError(cause) }),
+    ...(users && usersFrom(users)),
   };
+}
+
+function usersFrom({ holders, waiters, writer }) {
+  return { holders: holders.map(processFrom), waiters: waiters.map(processFrom), writer };
+}
+
+function processFrom({ pid, comm = null, command = null, witness = null, isWriter }) {
+  return { pid, comm, command, witness, isWriter };
 }
 
 /** What the log does with it is the log's business: a sweep doesn't fail for it. */

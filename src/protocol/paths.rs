@@ -110,7 +110,7 @@ impl LockPaths {
     }
 
     /// The queue file.
-    pub(super) fn queue(&self) -> PathBuf {
+    pub fn queue(&self) -> PathBuf {
         self.beside(QUEUE_SUFFIX)
     }
 
