@@ -126,7 +126,7 @@ describe("the processes of a lock", () => {
     const inspection = (await inspectSessionLock(sessionFile, { processes: true }))!;
     expect(inspection).toMatchObject({ pid: 1, writer: "other-namespace" });
     expect(inspection.holders).toMatchObject([{ comm: "node", witness: "flock", isWriter: true }]);
-    const [{ pid }] = inspection.holders as [{ pid: number }];
+    const { pid } = inspection.holders![0]!;
     expect(readFileSync(`/proc/${pid}/status`, "utf8")).toMatch(new RegExp(`^NSpid:\\t${pid}\\t1$`, "m"));
   });
 
