@@ -338,6 +338,18 @@ describe("on a terminal", () => {
     expect(run.stdout).not.toMatch("interrupt 2");
   });
 
+  testOnTerminal("clean says how far it is, if there is much to do, and leaves no trace of it", async () => {
+    const { folder } = newSession();
+    for (let number = 0; number < 1_500; number += 1) {
+      leave(path.join(folder, `${number}.jsonl.lock`), { pid: NOBODY });
+    }
+    const run = start(["clean"], { cwd: folder, terminal });
+    await run.printed(/\rsession-write-lock: \d+ of 1500 files done\x1b\[K/);
+    expect(await run.ended).toEqual({ code: 0, signal: null });
+    const [, report] = run.stdout.split("files done\x1b[K\r\x1b[K");
+    expect(report).toMatch(/^\x1b\[32mremoved\x1b\[39m 0.jsonl: [^]*\n1500 dead lock files removed\r\n$/);
+  });
+
   testOnTerminal("run says whom it waits for", async () => {
     const { sessionFile } = newSession();
     const holder = await Agent.start();
@@ -885,7 +897,7 @@ describe("run", () => {
       const run = await call(["run", option, sessionFile, "--", "touch", `${sessionFile}.ran`]);
       expect(run.code).toBe(124);
       expect(run.stderr).toMatch(`is still locked${waited}, the command was not run: held for `);
-      expect(run.stderr).toMatch(`, holder ${holder.pid} (node) `);
+      expect(run.stderr).toMatch(` by process ${holder.pid} (node) `);
       expect(run.stderr).toMatch("(holds the flock)\n");
     }
     expect(existsSync(`${sessionFile}.ran`)).toBe(false);
@@ -1003,7 +1015,7 @@ describe("the documents", () => {
     return text
       .replaceAll(folder, "/srv/gateway")
       .replace(/\d{4}-\d\d-\d\d(T| at )\d\d:\d\d:\d\d(\.\d{3}Z)?/g, "TIME")
-      .replace(/\b\d+ (d|h|min|s|ms)( \d+ (h|min|s))?\b(?! at most)/g, "AGE")
+      .replace(/\b\d+(\.\d+)? (d|h|min|s|ms)( \d+ (h|min|s))?\b(?! at most)/g, "AGE")
       .replace(/\b\d{3,}\b(?! ms)/g, "NUMBER")
       .replace(/\s+/g, " ");
   }
@@ -1055,7 +1067,7 @@ describe("the documents", () => {
     for (const command of ["status", "clean", "run", "why"]) {
       const section = text.split(/^## /m).find((part) => part.startsWith(`\`${command}\``))!;
       const { stdout } = await call([command, "--help"]);
-      const options = [...stdout.matchAll(/^ {2}(?:-\w, )?(--[a-z-]+)/gm)].map((match) => match[1]!);
+      const options = [...stdout.matchAll(/^ {2}(?:-\w, )?(--(?!help)[a-z-]+)/gm)].map((match) => match[1]!);
       expect(options.length).toBeGreaterThan(1);
       for (const option of options) {
         expect(section, `${command} ${option}`).toContain(`\`${option}`);

@@ -8,12 +8,6 @@ import { printable } from "./words.mjs";
 /** More of a command line than this helps nobody, in characters. */
 const LONGEST = 200;
 
-/** `4242 (node) node gateway.js`, or `4242 (node) and 1 more: node gateway.js`. */
-function describeProcess({ pid, comm, command }, others = 0) {
-  const more = others === 0 ? "" : `and ${others} more${command ? ":" : ""}`;
-  return [named(pid, comm), more, commandLine(command)].filter(Boolean).join(" ");
-}
-
 /** `4242 (node)`. */
 export function named(pid, comm) {
   return comm === null || comm === undefined ? `${pid}` : `${pid} (${printable(comm)})`;
@@ -43,11 +37,18 @@ export function isInherited(inspection) {
   return inspection.pid !== null && holders.length > 0 && !holders.some(({ isWriter }) => isWriter);
 }
 
-/** The holder in one line. A number that is not valid here never stands alone. */
+/**
+ * The holder in one line: `4242 (node) node gateway.js`, or `4242 (node) and 1 more: node gateway.js`. A number that
+ * is not valid here never stands alone.
+ */
 export function describeHolder(inspection) {
   const [first, ...others] = holdersOf(inspection);
-  const who = first === undefined ? byRecord(inspection) : describeProcess(first, others.length);
-  return [labelOf(inspection), who].filter(Boolean).join(" ");
+  if (first === undefined) {
+    return [byRecord(inspection), labelOf(inspection)].filter(Boolean).join(" ");
+  }
+  const { pid, comm, command } = first;
+  const more = others.length === 0 ? "" : `and ${others.length} more${command ? ":" : ""}`;
+  return [named(pid, comm), labelOf(inspection), more, commandLine(command)].filter(Boolean).join(" ");
 }
 
 /** What the holder has called its lock. */

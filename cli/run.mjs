@@ -17,7 +17,7 @@ import { getSystemErrorMap } from "node:util";
 
 import { howKnown } from "./grounds.mjs";
 import { complain } from "./output.mjs";
-import { describeHolder } from "./processes.mjs";
+import { describeHolder, holdersOf } from "./processes.mjs";
 import { dieBy } from "./signals.mjs";
 import { duration, FAILED, messageOf, printable } from "./words.mjs";
 
@@ -144,7 +144,8 @@ function lookAt(sessionFile, lock) {
 
 function whoHolds(inspection) {
   const since = inspection.ageMs === null ? "" : ` for ${duration(inspection.ageMs)}`;
-  return `${inspection.verdict}${since}, holder ${describeHolder(inspection)} (${howKnown(inspection)})`;
+  const by = holdersOf(inspection).length > 0 ? " by process" : ", holder";
+  return `${inspection.verdict}${since}${by} ${describeHolder(inspection)} (${howKnown(inspection)})`;
 }
 
 async function release(held) {
