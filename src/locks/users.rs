@@ -43,7 +43,7 @@ pub fn find(locks: &[(LockPaths, Option<Record>)]) -> Vec<Users> {
     let files: Vec<_> = locks.iter().map(|(paths, _)| ids(paths)).collect();
     let wanted: HashSet<_> =
         files.iter().flat_map(|(lock, queue)| [*lock, *queue]).flatten().collect();
-    let scan = Scan::new(&wanted);
+    let mut scan = Scan::new(&wanted);
     let found = locks.iter().zip(files);
     found.map(|((_, record), (lock, queue))| scan.users(record.as_ref(), lock, queue)).collect()
 }
@@ -52,6 +52,8 @@ pub fn find(locks: &[(LockPaths, Option<Record>)]) -> Vec<Users> {
 struct Scan {
     open_files: HashMap<FileId, Vec<OpenFile>>,
     flock_waiters: Vec<(i32, u64)>,
+    /// The processes that were looked up: one of them may hold thousands of locks.
+    processes: HashMap<i32, Option<Details>>,
     own: Own,
     now_ms: i64,
 }
@@ -62,26 +64,33 @@ impl Scan {
         for open in os::open_files(wanted) {
             open_files.entry(open.id).or_default().push(open);
         }
-        let (own, now_ms) = (process::own().into_owned(), os::wall_ms());
-        Self { open_files, flock_waiters: os::flock_waiters(), own, now_ms }
+        Self {
+            open_files,
+            flock_waiters: os::flock_waiters(),
+            processes: HashMap::new(),
+            own: process::own().into_owned(),
+            now_ms: os::wall_ms(),
+        }
     }
 
-    fn users(&self, record: Option<&Record>, lock: Option<FileId>, queue: Option<FileId>) -> Users {
-        let record_of = |pid, ground| self.user(pid, ground, record);
-        let holders: Vec<_> = self.holders(lock);
+    fn users(
+        &mut self,
+        record: Option<&Record>,
+        lock: Option<FileId>,
+        queue: Option<FileId>,
+    ) -> Users {
+        let holders = self.holders(lock);
         let waiters = self.waiters(lock, queue, &holders);
-        Users {
-            holders: holders
-                .into_iter()
-                .filter_map(|(pid, ground)| record_of(pid, Some(ground)))
-                .collect(),
-            waiters: waiters.into_iter().filter_map(|pid| record_of(pid, None)).collect(),
-            writer: Writer::of(record, &self.own, |pid| {
-                let details = os::process_details(pid)?;
-                let started_ms = self.started_ms(&details);
-                Some((details.process, started_ms))
-            }),
-        }
+        let holders =
+            holders.into_iter().filter_map(|(pid, ground)| self.user(pid, Some(ground), record));
+        let holders = holders.collect();
+        let waiters = waiters.into_iter().filter_map(|pid| self.user(pid, None, record)).collect();
+        let own = self.own.clone();
+        let writer = Writer::of(record, &own, |pid| {
+            let (details, started_ms) = self.look_up(pid)?;
+            Some((details.process, started_ms))
+        });
+        Users { holders, waiters, writer }
     }
 
     /// The processes that have the flock first.
@@ -128,9 +137,8 @@ impl Scan {
     }
 
     /// `None`: it has ended meanwhile.
-    fn user(&self, pid: i32, ground: Option<Ground>, record: Option<&Record>) -> Option<User> {
-        let details = os::process_details(pid)?;
-        let started_ms = self.started_ms(&details);
+    fn user(&mut self, pid: i32, ground: Option<Ground>, record: Option<&Record>) -> Option<User> {
+        let (details, started_ms) = self.look_up(pid)?;
         let is_writer = ground.is_some()
             && record.is_some_and(|record| {
                 let process = (&details.process, started_ms);
@@ -140,8 +148,11 @@ impl Scan {
         Some(User { pid, name: process::name_of(process), command, ground, is_writer })
     }
 
-    fn started_ms(&self, details: &Details) -> Option<i64> {
-        let running_for_ms = i64::try_from(details.running_for_ms?).ok()?;
-        Some(self.now_ms.saturating_sub(running_for_ms))
+    /// A process, and when it started, in milliseconds since the epoch.
+    fn look_up(&mut self, pid: i32) -> Option<(Details, Option<i64>)> {
+        let details =
+            self.processes.entry(pid).or_insert_with(|| os::process_details(pid)).clone()?;
+        let running_for_ms = details.running_for_ms.and_then(|ms| i64::try_from(ms).ok());
+        Some((details, running_for_ms.map(|ms| self.now_ms.saturating_sub(ms))))
     }
 }
