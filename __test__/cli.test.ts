@@ -928,18 +928,18 @@ describe("run", () => {
   test("stops a command that holds for longer than --max-hold, and keeps the lock until it has ended", async () => {
     const { sessionFile } = newSession();
     const contender = await Agent.start();
-    const run = startCommand(sessionFile, OBEDIENT, "--max-hold", "300");
+    const run = startCommand(sessionFile, OBEDIENT, "--max-hold", "2000");
     await run.printed("SIGTERM");
     expect(await contender.run(attempt, sessionFile)).toBe(false);
     run.process.stdin!.end();
     expect(await run.ended).toEqual({ code: 123, signal: null });
-    expect(run.stderr).toMatch("the command has held the lock for 300 ms: stopping the command");
+    expect(run.stderr).toMatch("the command has held the lock for 2 s: stopping the command");
   });
 
   test("keeps the lock although nobody reads what it complains of", async () => {
     const { sessionFile } = newSession();
     const contender = await Agent.start();
-    const run = startCommand(sessionFile, OBEDIENT, "--max-hold", "300");
+    const run = startCommand(sessionFile, OBEDIENT, "--max-hold", "2000");
     run.process.stderr!.destroy();
     await run.printed("SIGTERM");
     expect(await contender.run(attempt, sessionFile)).toBe(false);
