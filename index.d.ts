@@ -1,9 +1,200 @@
 /**
- * A session write lock for Node: a dead lock never blocks, a live lock is never taken.
+ * Locks between processes for Node: a dead lock never blocks, a live lock is never taken.
+ *
+ * {@link lock}, {@link tryLock} and {@link withLock} lock any file. The functions with `Session` in their names are
+ * the same engine with the names and defaults of an older module, which they replace.
  *
  * All times are in milliseconds. All functions may be used in the main thread and in worker
  * threads; each of them is an environment of its own.
  */
+
+// --- Locks for any file -------------------------------------------------------------------------
+
+/** Options of {@link tryLock}. An unknown option is refused. */
+export interface TryLockOptions {
+  /**
+   * How long the lock may be held, at least 1. Then a watchdog releases it, also while the event loop is blocked.
+   *
+   * @default Infinity
+   */
+  maxHoldMs?: number | undefined;
+  /** What the lock is for: at most 200 bytes. Others see it in errors and in `status` and `why`. */
+  label?: string | undefined;
+  /**
+   * How old a lock must be before it is taken over although its holder can be neither proved alive nor proved dead:
+   * one on a network file system, for example. A lock whose holder is proved alive is never taken.
+   *
+   * @default 1_800_000
+   */
+  staleMs?: number | undefined;
+  /**
+   * Called with a `LockWarning` when the watchdog has released this lock, instead of `process.emitWarning`. If this
+   * thread is too busy to hear of it within a second, a line is printed to stderr instead.
+   */
+  onWarning?: ((warning: Error) => void) | undefined;
+}
+
+/** Options of {@link lock} and {@link withLock}. An unknown option is refused. */
+export interface LockOptions extends TryLockOptions {
+  /**
+   * How long to wait. `0`: one attempt.
+   *
+   * @default Infinity
+   */
+  timeoutMs?: number | undefined;
+  /** Ends the wait: the promise rejects with the reason of the signal. It has no effect on a lock that is held. */
+  signal?: AbortSignal | undefined;
+}
+
+/** A lock that this process holds. It does not keep the process alive, and ends with it. */
+export interface Lock {
+  /** The lock file: `<real path of the folder>/<name of the file>.lock`. */
+  readonly lockPath: string;
+  /**
+   * Releases the lock. A second call returns the same promise. It may be called without its object.
+   *
+   * Rejects with {@link LockLostError} if the lock was lost before; with a system error if the lock file could not be
+   * removed. In each case the lock is free.
+   */
+  readonly release: () => Promise<void>;
+  /** Whether the lock is still held. Asks the file system whether the lock file is still ours. */
+  readonly held: boolean;
+  /**
+   * Aborts with a {@link LockLostError} when the lock is lost. A release is no loss. The lock is watched from the
+   * first use of this property on.
+   */
+  readonly signal: AbortSignal;
+  /**
+   * Aborts when another acquire begins to wait for this lock: in this process, or in another process or container
+   * that uses this package on a local file system. It costs nothing until the first use of this property.
+   */
+  readonly wanted: AbortSignal;
+  /** The same as `release`, for `await using`. Absent where the runtime has no such symbol. */
+  readonly [Symbol.asyncDispose]: () => Promise<void>;
+}
+
+/**
+ * Waits for the lock of a file, and takes it.
+ *
+ * The lock excludes everybody, the caller included: it is not re-entrant. It is a file beside the locked one, named
+ * `<file>.lock`; the locked file need not exist. Symbolic links in the folder's path are followed, the file itself is
+ * not: two names of one file have two locks. Waiting takes no thread of libuv and does not poll. A waiting call keeps
+ * the process alive, a held lock does not. No signal handler is installed.
+ *
+ * Rejects with
+ * - {@link LockTimeoutError} if the lock is still held after `timeoutMs`;
+ * - the reason of `signal`;
+ * - `TypeError` or `RangeError` (`ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`, `ERR_OUT_OF_RANGE`) for wrong
+ *   arguments;
+ * - `Error` with `code`, `syscall` and `path` where the system refuses (`EACCES`, `ENOSPC`, `EROFS`, …);
+ * - `Error` with a code of {@link LOCK_ERROR_CODES}, or `ERR_ACCESS_DENIED` (`node --permission`).
+ */
+export function lock(file: string | URL, options?: LockOptions): Promise<Lock>;
+
+/**
+ * Takes the lock of a file if it is free or its holder is gone. Returns `null` if it is held, also by this process.
+ * Synchronous. The takeover of a dead lock can block for 50 ms.
+ *
+ * Throws what {@link lock} rejects with, but no time-out.
+ */
+export function tryLock(file: string | URL, options?: TryLockOptions): Lock | null;
+
+/**
+ * Runs a function under the lock of a file, releases the lock in every case, and resolves to what the function
+ * returned.
+ *
+ * Pass `lock.signal` to the work. If the lock was lost meanwhile, this rejects with {@link LockLostError}, because the
+ * work was not protected to its end. If the function throws, this rejects with its error.
+ *
+ * A call for the same file inside the function rejects at once with `ERR_LOCK_SELF_DEADLOCK`.
+ */
+export function withLock<Result>(
+  file: string | URL,
+  fn: (lock: Lock) => Result | PromiseLike<Result>,
+): Promise<Result>;
+export function withLock<Result>(
+  file: string | URL,
+  options: LockOptions | undefined,
+  fn: (lock: Lock) => Result | PromiseLike<Result>,
+): Promise<Result>;
+
+/** As {@link inspectSessionLock}, of the lock of any file. `file` is always the locked file, also if its name ends in `.lock`. */
+export function inspectLock(file: string | URL, options?: InspectOptions): Promise<LockInspection | null>;
+
+/** As {@link heldSessionWriteLocks}: the locks that this process holds, of both faces. */
+export function heldLocks(): HeldLock[];
+
+export type LockRecord = SessionLockRecord;
+export type LockInspection = SessionLockInspection;
+export type LockStaleReason = SessionLockStaleReason;
+export type LockVerdict = SessionLockVerdict;
+export type LockGround = SessionLockGround;
+export type LockWriter = SessionLockWriter;
+export type LockProcess = SessionLockProcess;
+export type HeldLock = HeldSessionWriteLock;
+
+/** The lock was still held at the deadline. */
+export class LockTimeoutError extends Error {
+  constructor(details: {
+    timeoutMs: number;
+    lockPath: string;
+    owner: string;
+    holder?: LockRecord | null | undefined;
+    staleReasons?: LockStaleReason[] | undefined;
+    cause?: unknown;
+  });
+  readonly code: "ERR_LOCK_TIMEOUT" | "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT";
+  /** How long was waited. */
+  readonly timeoutMs: number;
+  /** The lock file. */
+  readonly lockPath: string;
+  /**
+   * Who held it: `pid=7 alive=true ageMs=1200`, or `owner=unknown`. With `label="…"` if it has one; with
+   * `(this process)` at the end if this very process held it.
+   */
+  readonly owner: string;
+  /** What the lock file said, or `null` where nothing could be read. */
+  readonly holder: LockRecord | null;
+  /** What spoke against the holder, which was alive all the same. */
+  readonly staleReasons: LockStaleReason[];
+  /** Why the lock file could not be read, if it was that. */
+  readonly cause?: unknown;
+}
+
+/** A lock ended before its holder released it. */
+export class LockLostError extends Error {
+  constructor(details: { lockPath: string; how: LockLostError["how"] });
+  readonly code: "ERR_LOCK_LOST" | "OPENCLAW_SESSION_WRITE_LOCK_LOST";
+  /** The lock file. */
+  readonly lockPath: string;
+  /**
+   * `hold-exceeded`: the watchdog released it after `maxHoldMs`. `removed`: somebody removed or
+   * replaced the lock file. `released`: `releaseAllSessionWriteLocks` was called.
+   */
+  readonly how: "hold-exceeded" | "removed" | "released";
+}
+
+/** The codes of errors that are not the system's. The session functions have codes of their own for them. */
+export const LOCK_ERROR_CODES: {
+  readonly TIMEOUT: "ERR_LOCK_TIMEOUT";
+  readonly LOST: "ERR_LOCK_LOST";
+  /** `withLock` was called for the same file inside its own function. */
+  readonly SELF_DEADLOCK: "ERR_LOCK_SELF_DEADLOCK";
+  /** A folder, a symbolic link, a named pipe, a socket or a device stands at the path of the lock file. */
+  readonly NOT_A_FILE: "ERR_LOCK_NOT_A_FILE";
+  /** An older process is removing the lock file, and its guard folder (`<lock file>.reclaim`) stays. */
+  readonly GUARDED: "ERR_LOCK_GUARDED";
+  /** A bug in this package. The lock was given up. */
+  readonly BUG: "ERR_LOCK_BUG";
+};
+
+/** Also for errors of the session functions, and of another copy of this package. */
+export function isLockTimeoutError(error: unknown): error is LockTimeoutError;
+
+/** Also for errors of the session functions, and of another copy of this package. */
+export function isLockLostError(error: unknown): error is LockLostError;
+
+// --- The session functions ----------------------------------------------------------------------
 
 /** What to lock, and how long to wait for it. */
 export interface AcquireOptions {
@@ -18,7 +209,7 @@ export interface AcquireOptions {
    *
    * @default 10_000
    */
-  timeoutMs?: number;
+  timeoutMs?: number | undefined;
   /**
    * When to give up a lock whose holder can be neither proved alive nor proved dead: one on a
    * network file system, say, or another user's. Never ends a lock whose holder is proved alive.
@@ -26,46 +217,57 @@ export interface AcquireOptions {
    *
    * @default 1_800_000
    */
-  staleMs?: number;
+  staleMs?: number | undefined;
   /**
    * How long the lock may be held, counted from the acquire that took it. Then a watchdog
-   * releases it, also while the event loop is blocked, and says so on stderr. `NaN`, `Infinity`,
-   * zero and negative numbers: the default.
+   * releases it, also while the event loop is blocked, and warns: see `onWarning`. `Infinity`: never.
+   * `NaN`, zero and negative numbers: the default.
    *
    * @default 300_000
    */
-  maxHoldMs?: number;
+  maxHoldMs?: number | undefined;
   /**
    * Whether a lock that this environment already holds is shared: then this acquire resolves at
    * once, and the lock ends with the last `release`. With `false` it waits like any other.
    *
    * @default true
    */
-  allowReentrant?: boolean;
+  allowReentrant?: boolean | undefined;
   /**
    * Ends the wait: the acquire rejects at once with the signal's reason, and leaves nothing behind.
    * Once the lock is acquired, the signal has no meaning for it; an acquire that need not wait
    * may have it before it returns its promise.
    */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /**
-   * Whether this acquire listens for SIGINT, SIGTERM, SIGQUIT and SIGABRT, which then release all
-   * locks of the main thread. With `false` it adds no listeners: for programs that must keep a
-   * lock after such a signal, until work under it has ended. Listeners that another acquire of the
-   * process has added release this lock too.
+   * What SIGINT, SIGTERM, SIGQUIT and SIGABRT do in the main thread.
+   *
+   * - `true`: all session locks are released at once, before other listeners run, as the older module did. If nobody
+   *   else listens for the signal, it then ends the process as it would have done.
+   * - `"if-alone"`: the same if nobody else listens for the signal. Otherwise the locks are kept: the other listener
+   *   decides, and may finish its work under them. They are released at `exit`.
+   * - `false`: this acquire adds no listeners.
+   *
+   * Of several acquires with `true` and `"if-alone"`, `true` counts. Listeners of the package `signal-exit` don't
+   * count as others: that package ends the process if nobody else listens, as this one does.
    *
    * @default true
    */
-  handleSignals?: boolean;
+  handleSignals?: boolean | "if-alone" | undefined;
+  /** What the lock is for: at most 200 bytes. Others see it in errors and in `status` and `why`. */
+  label?: string | undefined;
+  /**
+   * Called with a `LockWarning` when the watchdog has released this lock, instead of `process.emitWarning`. If this
+   * thread is too busy to hear of it within a second, a line is printed to stderr instead.
+   */
+  onWarning?: ((warning: Error) => void) | undefined;
 }
 
 /** What {@link tryAcquireSessionWriteLock} takes: it never waits. */
 export type TryAcquireOptions = Omit<AcquireOptions, "timeoutMs" | "signal">;
 
-/** A lock that is held. It does not keep the process alive, and ends with it. */
-export interface SessionWriteLock {
-  /** The lock file: `<real path of the folder>/<name of the session file>.lock`. */
-  readonly lockPath: string;
+/** A lock that is held. As {@link Lock}, but for the end of a lock that was lost, and for re-entrancy. */
+export interface SessionWriteLock extends Lock {
   /**
    * Gives this acquisition back; the lock file goes with the last one. Calling it again does nothing
    * more. It may be called without its object.
@@ -75,19 +277,6 @@ export interface SessionWriteLock {
    * somebody else, it is left alone, and that is no error.
    */
   readonly release: () => Promise<void>;
-  /**
-   * Whether the lock is still held: asks the file system whether the lock file at the path is still
-   * ours. `false` after the release.
-   */
-  readonly held: boolean;
-  /**
-   * Aborts when the lock is lost, with a {@link SessionWriteLockLostError} as its reason: pass it
-   * to the work that is done under the lock. A release is no loss. The lock is watched from the
-   * first use of this property on.
-   */
-  readonly signal: AbortSignal;
-  /** The same as `release`, for `await using`. Absent where the runtime has no such symbol. */
-  readonly [Symbol.asyncDispose]: () => Promise<void>;
 }
 
 /** The JSON in a lock file. Which fields it has depends on who wrote it. */
@@ -108,6 +297,8 @@ export interface SessionLockRecord {
   pidNamespace?: number;
   /** The holder keeps an exclusive flock on the lock file for as long as it lives. */
   witness?: "flock";
+  /** What the lock is for, in the holder's words. */
+  label?: string;
   /** Random, one per acquisition. */
   token?: string;
 }
@@ -129,44 +320,16 @@ export type SessionLockStaleReason =
   | "too-old"
   | "hold-exceeded";
 
-/** The lock was still held by somebody else at the deadline. */
-export class SessionWriteLockTimeoutError extends Error {
-  constructor(details: {
-    timeoutMs: number;
-    lockPath: string;
-    owner: string;
-    holder?: SessionLockRecord | null;
-    staleReasons?: SessionLockStaleReason[];
-    cause?: unknown;
-  });
+/** A {@link LockTimeoutError} of the session functions, with the older module's name, code and message. */
+export class SessionWriteLockTimeoutError extends LockTimeoutError {
   name: "SessionWriteLockTimeoutError";
   readonly code: "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT";
-  /** How long was waited. */
-  readonly timeoutMs: number;
-  /** The lock file. */
-  readonly lockPath: string;
-  /** Who held it: `pid=7 alive=true ageMs=1200`, or `owner=unknown`. */
-  readonly owner: string;
-  /** What the lock file said, or `null` where nothing could be read. */
-  readonly holder: SessionLockRecord | null;
-  /** What spoke against the holder, which was alive all the same. */
-  readonly staleReasons: SessionLockStaleReason[];
-  /** Why the lock file could not be read, if it was that. */
-  readonly cause?: unknown;
 }
 
-/** A lock ended before its holder released it: the reason with which `lock.signal` aborts. */
-export class SessionWriteLockLostError extends Error {
-  constructor(details: { lockPath: string; how: SessionWriteLockLostError["how"] });
+/** A {@link LockLostError} of the session functions. */
+export class SessionWriteLockLostError extends LockLostError {
   name: "SessionWriteLockLostError";
   readonly code: "OPENCLAW_SESSION_WRITE_LOCK_LOST";
-  /** The lock file. */
-  readonly lockPath: string;
-  /**
-   * `hold-exceeded`: the watchdog released it after `maxHoldMs`. `removed`: somebody removed or
-   * replaced the lock file. `released`: `releaseAllSessionWriteLocks` was called.
-   */
-  readonly how: "hold-exceeded" | "removed" | "released";
 }
 
 /**
@@ -316,6 +479,8 @@ export interface SessionLockInspection {
   readonly removable: boolean;
   /** Whether this very call removed it; always `false` from {@link inspectSessionLock}. */
   readonly removed: boolean;
+  /** What the lock is for, from the record. */
+  readonly label: string | null;
   /** The name of the holder's executable, from the record. */
   readonly comm: string | null;
   /** The record; `null` where there is none to be read. */
@@ -355,21 +520,21 @@ export interface InspectOptions {
    *
    * @default 1_800_000
    */
-  staleMs?: number;
+  staleMs?: number | undefined;
   /**
    * The instant from which ages are reckoned, in milliseconds since the epoch. It moves what only
    * age decides; no proof yields to it.
    *
    * @default Date.now()
    */
-  nowMs?: number;
+  nowMs?: number | undefined;
   /**
    * Whether to find the processes that hold each lock or wait for it: `holders`, `waiters`, `writer`. Costs
    * one scan of `/proc` for each call, off the event loop.
    *
    * @default false
    */
-  processes?: boolean;
+  processes?: boolean | undefined;
 }
 
 /**
@@ -398,28 +563,28 @@ export interface CleanStaleLockFilesOptions extends InspectOptions {
    *
    * @default true
    */
-  removeStale?: boolean;
+  removeStale?: boolean | undefined;
   /**
    * Whether to sweep the folders in it too. Symbolic links to folders are not followed.
    *
    * @default false
    */
-  recursive?: boolean;
+  recursive?: boolean | undefined;
   /**
    * Whether to look at all files whose names end in `.lock`. A file whose name does not end in `.jsonl.lock`
    * counts only if it holds a record with a `pid` and a `createdAt`: other programs have lock files, too.
    *
    * @default false
    */
-  anyName?: boolean;
+  anyName?: boolean | undefined;
   /** Called about ten times a second while the sweep runs: how many of the files found are done. */
-  onProgress?: (progress: { done: number; total: number }) => void;
+  onProgress?: ((progress: { done: number; total: number }) => void) | undefined;
   /**
    * `warn` is called for each lock that was removed, when the sweep is over:
    * `removed stale session lock: <lock file> (<reasons>)`; without reasons, `no longer held`. What
    * it throws is ignored. `info` is not used.
    */
-  log?: { warn?(message: string): void; info?(message: string): void };
+  log?: { warn?(message: string): void; info?(message: string): void } | undefined;
 }
 
 /** What a sweep found and did. */
@@ -465,8 +630,10 @@ export interface HeldSessionWriteLock {
   readonly acquiredAt: string;
   /** How long ago that was, on the monotonic clock. */
   readonly heldForMs: number;
-  /** When the watchdog releases it, counted from `acquiredAt`. */
+  /** When the watchdog releases it, counted from `acquiredAt`; `Infinity`: never. */
   readonly maxHoldMs: number;
+  /** What it is for; absent if the acquire had no label. */
+  readonly label?: string;
   /** How many acquisitions share it: one more than it was re-entered. */
   readonly acquisitions: number;
   /** How many acquires of this process wait for it. */
@@ -509,8 +676,8 @@ export function getProcessStartTime(pid: number): number | null;
 
 /** For tests of the gateway, as the older module had it. Not for production code. */
 export const __testing: {
-  readonly cleanupSignals: NodeJS.Signals[];
-  handleTerminationSignal(signal: NodeJS.Signals): void;
+  readonly cleanupSignals: ("SIGINT" | "SIGTERM" | "SIGQUIT" | "SIGABRT")[];
+  handleTerminationSignal(signal: string): void;
   releaseAllLocksSync(): void;
   /**
    * Has the watchdog look as if it were `nowMs`, and returns how many locks it has released since

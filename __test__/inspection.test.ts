@@ -170,6 +170,7 @@ describe("a lock that is held", () => {
       witnessed: "flock",
       verdict: "held",
       ground: "flock",
+      label: null,
     });
   });
 

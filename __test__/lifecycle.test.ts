@@ -401,10 +401,10 @@ describe("the listeners", () => {
     await agent.run(async ({ lock, kept, require }, sessionFile) => {
       Object.keys(require.cache).filter((name) => name.endsWith(".js")).forEach((name) => delete require.cache[name]);
       const copy: Tools["lock"] = require("../../index.js");
-      if (copy === lock) {
-        throw new Error("this is no copy");
+      if (copy === lock || copy.acquireSessionWriteLock !== lock.acquireSessionWriteLock) {
+        throw new Error("this is no copy, or one for itself");
       }
-      // Both are of one environment: to the copy the lock is re-entrant.
+      // To the copy the lock is re-entrant.
       kept.set("copy's", await copy.acquireSessionWriteLock({ sessionFile, timeoutMs: 1 }));
     }, sessionFile);
     expect(await agent.run(count)).toEqual(before);

@@ -68,7 +68,7 @@ async function picture({ session, pids, through }: Scene): Promise<string> {
 
 /** How much of a command line there is room for depends on the names of folders. */
 function withoutCommands(table: string): string {
-  return table.replace(/(\(node\)(?: and 1 more:)?) \/.*?(?= {2})/g, "$1 COMMAND");
+  return table.replace(/(\(node\)(?: \[.*\])?(?: and 1 more:)?) \/.*?(?= {2})/g, "$1 COMMAND");
 }
 
 /** What differs from one run to the next goes by a name. */
@@ -108,6 +108,13 @@ test("held by a flock", async () => {
   const holder = await Agent.start();
   await holder.acquire({ sessionFile: scene.session.sessionFile });
   await show("held-by-flock", { ...scene, pids: { HOLDER: holder.pid } });
+});
+
+test("held with a label", async () => {
+  const scene = newScene();
+  const holder = await Agent.start();
+  await holder.acquire({ sessionFile: scene.session.sessionFile, label: "nightly \x1b[31mbackup" });
+  await show("held-with-label", { ...scene, pids: { HOLDER: holder.pid } });
 });
 
 test("held for longer than its own limit", async () => {

@@ -36,10 +36,7 @@ const FROM_KEYS = ["SIGINT", "SIGQUIT"];
 /** How long a command that is told to end may take for it. */
 const GRACE_MS = 10_000;
 
-/** The watchdog must not release while the command runs: in a hundred years it may. */
-const FOR_EVER_MS = 100 * 365 * 24 * 3_600_000;
-
-/** Says who is in the way when one has waited for so long, on a terminal. */
+/** On a terminal it says whom it waits for after this long. */
 const PATIENCE_MS = 1_000;
 
 /**
@@ -95,7 +92,8 @@ async function tokenOf(sessionFile, lock) {
 
 /** `null`: a signal has come; or it was not to be had in time, and that has been said. */
 async function acquire(sessionFile, { timeout, maxHold, signals }, lock) {
-  const maxHoldMs = maxHold === undefined ? FOR_EVER_MS : maxHold + 2 * GRACE_MS;
+  // The watchdog releases only if the command could not be stopped.
+  const maxHoldMs = maxHold === undefined ? Infinity : maxHold + 2 * GRACE_MS;
   // Zero would mean the default; one attempt is always made.
   const timeoutMs = Math.max(timeout, 1);
   const notice = announceWait(sessionFile, lock);

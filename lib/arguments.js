@@ -1,8 +1,13 @@
 "use strict";
 
-/** Checks arguments. What is wrong throws a `TypeError` with a code, as Node's own functions do. */
+/**
+ * Checks arguments. What is wrong throws a `TypeError` or a `RangeError` with a code, as Node's own functions do.
+ * The session face is lenient, as the older module was: a number that makes no sense means the default. The
+ * general face is strict.
+ */
 
 const path = require("node:path");
+const { fileURLToPath } = require("node:url");
 
 const { argumentError } = require("./errors.js");
 
@@ -58,16 +63,6 @@ function readBoolean(name, value, fallback) {
   return value;
 }
 
-function readCallback(name, value) {
-  if (value === undefined || value === null) {
-    return undefined;
-  }
-  if (typeof value !== "function") {
-    throw argumentError("ERR_INVALID_ARG_TYPE", `${name} must be a function, not ${show(value)}`);
-  }
-  return value;
-}
-
 /** Loggers are objects or functions; `warn` is the one method that is called. */
 function readLog(log) {
   if (log === undefined || log === null) {
@@ -88,17 +83,94 @@ function readSignal(signal) {
   return signal;
 }
 
+function readFunction(name, value) {
+  if (value !== undefined && typeof value !== "function") {
+    throw argumentError("ERR_INVALID_ARG_TYPE", `${name} must be a function, not ${show(value)}`);
+  }
+  return value;
+}
+
+/** More of a label than this helps nobody, and a record must stay short. */
+const LONGEST_LABEL_BYTES = 200;
+
+function readLabel(label) {
+  if (label === undefined) {
+    return undefined;
+  }
+  if (typeof label !== "string") {
+    throw argumentError("ERR_INVALID_ARG_TYPE", `label must be a string, not ${show(label)}`);
+  }
+  const bytes = Buffer.byteLength(label);
+  if (bytes > LONGEST_LABEL_BYTES) {
+    const message = `label must have at most ${LONGEST_LABEL_BYTES} bytes, not ${bytes}`;
+    throw argumentError("ERR_OUT_OF_RANGE", message);
+  }
+  return label;
+}
+
+// --- The general face ---------------------------------------------------------------------------
+
+/** A path, or a `file:` URL. */
+function readFile(name, value) {
+  return readFilePath(name, value instanceof URL ? fileURLToPath(value) : value);
+}
+
+const READERS = {
+  timeoutMs: (value) => readStrictMs("timeoutMs", value, 0),
+  maxHoldMs: (value) => readStrictMs("maxHoldMs", value, 1),
+  staleMs: (value) => readStrictMs("staleMs", value, 1),
+  nowMs: (value) => readStrictMs("nowMs", value, 0),
+  signal: readSignal,
+  label: readLabel,
+  onWarning: (value) => readFunction("onWarning", value),
+  processes: (value) => readBoolean("processes", value, false),
+};
+
+/** The options that are given, checked. Only those in `names` exist. */
+function readStrictOptions(options, names) {
+  const read = {};
+  for (const [name, value] of Object.entries(readObject("options", options ?? {}))) {
+    if (!names.includes(name)) {
+      throw argumentError("ERR_INVALID_ARG_VALUE", unknownOption(name, names));
+    }
+    if (value !== undefined) {
+      read[name] = READERS[name](value);
+    }
+  }
+  return read;
+}
+
+function readStrictMs(name, value, least) {
+  if (typeof value !== "number") {
+    throw argumentError("ERR_INVALID_ARG_TYPE", `${name} must be a number, not ${show(value)}`);
+  }
+  if (!(value >= least)) {
+    throw argumentError("ERR_OUT_OF_RANGE", `${name} must be at least ${least}, or Infinity, not ${value}`);
+  }
+  return value;
+}
+
+function unknownOption(name, names) {
+  const begins = (one, other) => one.toLowerCase().startsWith(other.toLowerCase());
+  const meant = names.find((known) => begins(known, name) || begins(name, known));
+  const advice = meant ? `did you mean ${meant}?` : `there are ${names.join(", ")}`;
+  return `unknown option ${JSON.stringify(name)}: ${advice}`;
+}
+
 function show(value) {
   return value === null ? "null" : typeof value;
 }
 
 module.exports = {
   readBoolean,
-  readCallback,
+  readFile,
   readFilePath,
+  readFunction,
+  readLabel,
   readLog,
   readMs,
   readObject,
   readPath,
   readSignal,
+  readStrictOptions,
 };

@@ -1,17 +1,25 @@
 "use strict";
 
 /**
- * The one connection to the binary: calls with a number, the *ticket*, under which the outcome is told later.
+ * The connection to the binary. A call has a number, its *ticket*; the outcome comes back under the ticket. A
+ * granted lock has a number, its *handle*; what happens to the lock comes back under the handle.
  */
 
 const native = require("./binary.js");
+const { publishWatchdog } = require("./diagnostics.js");
 
-/** What was asked for and has not ended: by ticket, the function that wants the outcome. */
+/** What was asked for and has not ended: by ticket, the function that takes the outcome. */
 const pending = new Map();
 let lastTicket = 0;
 
-/** The locks whose loss somebody wants to hear of: by handle, the function to tell. */
-const watched = new Map();
+/** By handle: the function to call when the lock is lost. */
+const lossListeners = new Map();
+
+/** By handle: the function to call when somebody waits for the lock. */
+const waiterListeners = new Map();
+
+/** By handle: the function that takes the watchdog's warning. */
+const warningListeners = new Map();
 
 /**
  * While something is pending, this keeps the process alive; a held lock does not. Made when it is
@@ -19,20 +27,58 @@ const watched = new Map();
  */
 let keepAlive;
 
-/** Node's own timers: a test that installs a fake clock later must not stop what runs here. */
+/** Node's own: a test that installs a fake clock later must not stop what runs here. */
 const { setInterval } = globalThis;
 
-const client = new native.Client(({ ticket, outcome, handle, loss }) => {
-  if (handle !== undefined) {
-    const abort = watched.get(handle);
-    watched.delete(handle);
-    abort?.(loss);
+/** The client of a face, made when it is first needed. */
+function clientOf(face) {
+  let client = clients.get(face);
+  if (!client) {
+    client = new native.Client(hear, face.isGeneral);
+    clients.set(face, client);
+  }
+  return client;
+}
+
+const clients = new Map();
+
+function hear({ ticket, outcome, handle, loss, isWanted, exceeded }) {
+  if (exceeded) {
+    warn(exceeded);
+  } else if (isWanted) {
+    take(waiterListeners, handle)?.();
+  } else if (handle !== undefined) {
+    take(lossListeners, handle)?.(loss);
+  } else {
+    const settle = pending.get(ticket);
+    forget(ticket);
+    settle?.(outcome);
+  }
+}
+
+function take(listeners, handle) {
+  const listener = listeners.get(handle);
+  listeners.delete(handle);
+  return listener;
+}
+
+/** The watchdog has ended a hold. If this thread was too busy to hear, the binary has printed a line. */
+function warn({ handles, ...exceeded }) {
+  const listeners = handles.map((handle) => take(warningListeners, handle)).filter(Boolean);
+  publishWatchdog(exceeded);
+  if (!native.watchdogHeard(handles[0])) {
     return;
   }
-  const settle = pending.get(ticket);
-  forget(ticket);
-  settle?.(outcome);
-});
+  const { lockPath, heldForMs, maxHoldMs, label } = exceeded;
+  const what = label === undefined ? "" : ` label=${JSON.stringify(label)}`;
+  const message = `releasing lock held for ${heldForMs}ms (max=${maxHoldMs}ms): ${lockPath}${what}`;
+  const warning = Object.assign(new Error(message), { ...exceeded, code: "LOCK_HOLD_EXCEEDED" });
+  warning.name = "LockWarning";
+  if (listeners.length === 0) {
+    process.emitWarning(warning);
+  }
+  listeners.forEach((listener) => listener(warning));
+}
 
 function nextTicket() {
   return ++lastTicket;
@@ -60,11 +106,13 @@ function outcomeOf(ticket) {
 }
 
 module.exports = {
-  client,
+  clientOf,
   expect,
   forget,
+  lossListeners,
   native,
   nextTicket,
   outcomeOf,
-  watched,
+  waiterListeners,
+  warningListeners,
 };

@@ -1,17 +1,51 @@
 "use strict";
 
-/** The end of the process: locks are released before it. */
+/**
+ * The end of the process. The kernel frees every lock of a process that has ended; what is done here also removes
+ * the lock files.
+ *
+ * Both faces remove them at `exit`. Only the session face listens for signals, as the older module did.
+ */
 
-const { client } = require("./client.js");
+const { clientOf } = require("./client.js");
 
-/** Signals that end a process unless somebody listens; locks go before they do. */
+/** Signals that end a process unless somebody listens. */
 const CLEANUP_SIGNALS = ["SIGINT", "SIGTERM", "SIGQUIT", "SIGABRT"];
 
 /**
- * Where the listeners are kept, so that a second copy of this file adds none: it only adds what is
- * to be done at the end of the process.
+ * Where the listeners are kept, so that another copy of this file, of whatever version, adds none: it only adds
+ * its client.
  */
 const CLEANUP = Symbol.for("session-write-lock.cleanup");
+
+/**
+ * At each acquire: whatever is missing is added. Ours come first among the listeners of a signal,
+ * because one that was added with `once` is gone by the time the next one runs, and must be seen
+ * when we ask whether we are alone. Worker threads receive no signals.
+ *
+ * `handleSignals`: `true`: release all session locks at once, before other listeners run. `"if-alone"`: only if no
+ * other listener decides about the signal. `false`: leave signals alone.
+ */
+function installListeners({ face, handleSignals }) {
+  const client = clientOf(face);
+  const signals = handleSignals && receivesSignals() ? CLEANUP_SIGNALS : [];
+  const cleanup = process[CLEANUP] ?? install();
+  cleanup.releasesAtOnce ||= handleSignals === true;
+  if (cleanup.clients.has(client) && cleanup.listeners.size >= signals.length) {
+    return;
+  }
+  cleanup.clients.add(client);
+  if (!face.isGeneral) {
+    cleanup.sessionClients.add(client);
+  }
+  for (const signal of signals) {
+    if (!cleanup.listeners.has(signal)) {
+      const listener = () => onSignal(signal);
+      cleanup.listeners.set(signal, listener);
+      process.prependListener(signal, listener);
+    }
+  }
+}
 
 /** Only the main thread does. Asked late: loading that module takes longer than loading us. */
 function receivesSignals() {
@@ -21,66 +55,119 @@ function receivesSignals() {
 
 let mainThread;
 
-/**
- * At each acquire: whatever is missing is added. Ours come first among the listeners of a signal,
- * because one that was added with `once` is gone by the time the next one runs, and must be seen
- * when we ask whether we are alone. Worker threads receive no signals, and a caller may want to
- * handle them all by itself.
- */
-function installListeners({ handleSignals }) {
-  const signals = handleSignals && receivesSignals() ? CLEANUP_SIGNALS : [];
-  if (process[CLEANUP]?.clients.has(client) && process[CLEANUP].listeners.size >= signals.length) {
-    return;
-  }
-  if (!process[CLEANUP]) {
-    const cleanup = { clients: new Set(), listeners: new Map(), exit: endAllClients };
-    Object.defineProperty(process, CLEANUP, { value: cleanup, configurable: true });
-    process.on("exit", cleanup.exit);
-  }
-  const { clients, listeners } = process[CLEANUP];
-  clients.add(client);
-  for (const signal of signals) {
-    if (!listeners.has(signal)) {
-      const listener = () => handleTerminationSignal(signal);
-      listeners.set(signal, listener);
-      process.prependListener(signal, listener);
-    }
-  }
+function install() {
+  const cleanup = {
+    clients: new Set(),
+    sessionClients: new Set(),
+    listeners: new Map(),
+    releasesAtOnce: false,
+    exit: endAllClients,
+    keepLast,
+  };
+  Object.defineProperty(process, CLEANUP, { value: cleanup, configurable: true });
+  process.on("exit", cleanup.exit);
+  process.on("newListener", cleanup.keepLast);
+  return cleanup;
 }
 
-/** The process lives on, perhaps: who waits goes on waiting. */
+/**
+ * Another listener for `exit` is being added: ours goes behind it, so that it still runs under the locks. Not
+ * before it is there, or an exit in between would run without ours.
+ */
+function keepLast(event) {
+  if (event !== "exit" || isMoving) {
+    return;
+  }
+  isMoving = true;
+  queueMicrotask(() => {
+    const exit = process[CLEANUP]?.exit;
+    if (exit) {
+      process.off("exit", exit);
+      process.on("exit", exit);
+    }
+    isMoving = false;
+  });
+}
+
+let isMoving = false;
+
+/** Of the session face. The process may live on: what waits goes on waiting. */
 function releaseAllLocksSync() {
-  for (const each of process[CLEANUP]?.clients ?? []) {
+  for (const each of process[CLEANUP]?.sessionClients ?? []) {
     each.releaseAll();
   }
 }
 
-/** The process ends: nobody waits any more either. */
+/** The process ends: nothing waits any more, either. */
 function endAllClients() {
   for (const each of process[CLEANUP].clients) {
     each.end();
   }
 }
 
+function onSignal(signal) {
+  if (process[CLEANUP]?.releasesAtOnce) {
+    releaseAllLocksSync();
+  }
+  endIfAlone(signal);
+}
+
 /**
- * Releases everything. If nobody else listens for the signal, it is raised again without us, so
- * that it does what it would have done; otherwise it is the others' to decide.
+ * If nobody else listens for the signal, releases everything, and lets the signal do what it would have done
+ * without us. Otherwise the others decide; if they end the process, the locks go at `exit`.
  */
-function handleTerminationSignal(signal) {
-  releaseAllLocksSync();
-  const ours = process[CLEANUP]?.listeners.get(signal);
-  if (ours && process.listenerCount(signal) === 1 && process.listeners(signal)[0] === ours) {
-    process.off(signal, ours);
-    process[CLEANUP].listeners.delete(signal);
-    endAllClients();
+function endIfAlone(signal) {
+  const cleanup = process[CLEANUP];
+  const ours = cleanup?.listeners.get(signal);
+  const listeners = process.listeners(signal);
+  if (!ours || !listeners.includes(ours)) {
+    return;
+  }
+  const enders = countOfSignalExit();
+  if (listeners.length - 1 > enders) {
+    return;
+  }
+  process.off(signal, ours);
+  cleanup.listeners.delete(signal);
+  endAllClients();
+  // `signal-exit` ends the process if it finds itself alone, as it does from now on.
+  if (enders === 0) {
     process.kill(process.pid, signal);
   }
 }
 
+/**
+ * How many listeners of each signal are those of the package `signal-exit`, which proper-lockfile, ora, inquirer
+ * and others bring along. It is as we are: it ends the process if nobody else listens. Versions 3 and 4 keep that
+ * number where other copies find it.
+ */
+function countOfSignalExit() {
+  const emitters = [process.__signal_exit_emitter__, process[Symbol.for("signal-exit emitter")]];
+  return emitters.reduce((sum, emitter) => sum + (Number(emitter?.count) || 0), 0);
+}
+
+/** As the older module had it, for its tests: releases everything, whoever else listens. */
+function handleTerminationSignal(signal) {
+  releaseAllLocksSync();
+  endIfAlone(signal);
+}
+
+/** As if no lock had been acquired yet: releases all, and takes every listener away. */
+function reset() {
+  releaseAllLocksSync();
+  const cleanup = process[CLEANUP];
+  if (cleanup) {
+    delete process[CLEANUP];
+    process.off("exit", cleanup.exit);
+    process.off("newListener", cleanup.keepLast);
+    cleanup.listeners.forEach((listener, signal) => process.off(signal, listener));
+  }
+}
+
 module.exports = {
-  CLEANUP,
   CLEANUP_SIGNALS,
   handleTerminationSignal,
   installListeners,
   releaseAllLocksSync,
+  reset,
 };

@@ -1,84 +1,201 @@
 "use strict";
 
-/** The errors, and their codes. */
+/**
+ * The errors, and their codes. The lock has two faces: the general one, and the session face with the names of
+ * the older module. Each session error is a general error as well, with a code of its own.
+ */
 
 const { getSystemErrorName } = require("node:util");
 
-const TIMEOUT_CODE = "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT";
-const LOST_CODE = "OPENCLAW_SESSION_WRITE_LOCK_LOST";
-const NOT_A_FILE_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE";
-const GUARDED_CODE = "OPENCLAW_SESSION_WRITE_LOCK_GUARDED";
-const BUG_CODE = "OPENCLAW_SESSION_WRITE_LOCK_BUG";
-
-class SessionWriteLockTimeoutError extends Error {
-  constructor({ timeoutMs, lockPath, owner, holder = null, staleReasons = [], cause }) {
-    super(
-      `session file locked (timeout ${timeoutMs}ms): ${owner} ${lockPath}`,
-      cause === undefined ? undefined : { cause },
-    );
-    this.name = "SessionWriteLockTimeoutError";
-    this.code = TIMEOUT_CODE;
-    this.timeoutMs = timeoutMs;
-    this.lockPath = lockPath;
-    this.owner = owner;
-    this.holder = holder;
-    this.staleReasons = staleReasons;
-  }
-}
-
 const LOSSES = {
   "hold-exceeded": "it was held for longer than its maxHoldMs",
-  removed: "the lock file was removed or replaced by somebody else",
+  removed: "somebody removed or replaced the lock file",
   released: "all locks of this environment were released",
 };
 
-class SessionWriteLockLostError extends Error {
+class LockTimeoutError extends Error {
+  constructor(details) {
+    super(timeoutMessage(details), causeOf(details));
+    this.name = "LockTimeoutError";
+    this.code = "ERR_LOCK_TIMEOUT";
+    setTimeoutDetails(this, details);
+  }
+}
+
+class LockLostError extends Error {
   constructor({ lockPath, how }) {
-    super(`session write lock lost, ${LOSSES[how]}: ${lockPath}`);
-    this.name = "SessionWriteLockLostError";
-    this.code = LOST_CODE;
+    super(`lock lost, ${LOSSES[how]}: ${lockPath}`);
+    this.name = "LockLostError";
+    this.code = "ERR_LOCK_LOST";
     this.lockPath = lockPath;
     this.how = how;
   }
 }
 
-function timeoutError(timeoutMs, { lockPath, owner, holder, staleReasons, cause }) {
-  return new SessionWriteLockTimeoutError({
-    timeoutMs,
-    lockPath,
-    owner,
-    holder: holder === undefined ? null : JSON.parse(holder),
-    staleReasons,
-    cause: cause && refusalError(cause),
+class SessionWriteLockTimeoutError extends LockTimeoutError {
+  constructor(details) {
+    super(details);
+    const { timeoutMs, owner, lockPath } = details;
+    this.message = `session file locked (timeout ${timeoutMs}ms): ${owner} ${lockPath}`;
+    this.name = "SessionWriteLockTimeoutError";
+    this.code = "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT";
+  }
+}
+
+class SessionWriteLockLostError extends LockLostError {
+  constructor(details) {
+    super(details);
+    this.message = `session write lock lost, ${LOSSES[details.how]}: ${details.lockPath}`;
+    this.name = "SessionWriteLockLostError";
+    this.code = "OPENCLAW_SESSION_WRITE_LOCK_LOST";
+  }
+}
+
+brand(LockTimeoutError);
+brand(LockLostError);
+brand(SessionWriteLockTimeoutError);
+brand(SessionWriteLockLostError);
+
+/** Makes `instanceof` true for an error of another copy of this package, too. */
+function brand(Class) {
+  const key = Symbol.for(`session-write-lock.${Class.name}`);
+  Object.defineProperty(Class.prototype, key, { value: true });
+  Object.defineProperty(Class, Symbol.hasInstance, {
+    value(error) {
+      const isOwn = this === Class;
+      return isOwn ? error?.[key] === true : Function.prototype[Symbol.hasInstance].call(this, error);
+    },
   });
 }
 
-/** The codes of what is refused by us, not by the kernel. */
-const REFUSAL_CODES = {
-  "not-a-file": NOT_A_FILE_CODE,
-  guarded: GUARDED_CODE,
-  bug: BUG_CODE,
+function timeoutMessage({ timeoutMs, lockPath, holder, owner }) {
+  const waited = timeoutMs > 0 ? `lock timeout after ${timeoutMs} ms` : "locked";
+  const pid = holder?.pid === undefined ? "an unknown process" : `process ${holder.pid}`;
+  const name = holder?.comm === undefined ? "" : ` (${holder.comm})`;
+  const since = holder?.createdAt === undefined ? "" : ` since ${holder.createdAt}`;
+  const label = holder?.label === undefined ? "" : `, for ${JSON.stringify(holder.label)}`;
+  const who = isHeldHere(owner) ? "this very process" : `${pid}${name}`;
+  const advice = "wait longer, or see `npx session-write-lock why`";
+  return `${waited}: ${lockPath} is held by ${who}${since}${label}; ${advice}`;
+}
+
+const HELD_HERE = " (this process)";
+
+function isHeldHere(owner) {
+  return String(owner).endsWith(HELD_HERE);
+}
+
+function causeOf({ cause }) {
+  return cause === undefined ? undefined : { cause };
+}
+
+function setTimeoutDetails(error, { timeoutMs, lockPath, owner, holder = null, staleReasons = [] }) {
+  error.timeoutMs = timeoutMs;
+  error.lockPath = lockPath;
+  error.owner = owner;
+  error.holder = holder;
+  error.staleReasons = staleReasons;
+}
+
+// --- The two faces ------------------------------------------------------------------------------
+
+/** What the general face throws. */
+const GENERAL = {
+  isGeneral: true,
+  /** Whether `release` of a lock that was lost rejects. */
+  rejectsWhenLost: true,
+  TimeoutError: LockTimeoutError,
+  LostError: LockLostError,
+  refusals: {
+    "not-a-file": "ERR_LOCK_NOT_A_FILE",
+    guarded: "ERR_LOCK_GUARDED",
+    bug: "ERR_LOCK_BUG",
+  },
 };
 
+/** What the session face throws. */
+const SESSION = {
+  isGeneral: false,
+  rejectsWhenLost: false,
+  TimeoutError: SessionWriteLockTimeoutError,
+  LostError: SessionWriteLockLostError,
+  refusals: {
+    "not-a-file": "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE",
+    guarded: "OPENCLAW_SESSION_WRITE_LOCK_GUARDED",
+    bug: "OPENCLAW_SESSION_WRITE_LOCK_BUG",
+  },
+};
+
+function timeoutError(face, timeoutMs, { lockPath, owner, isHeldHere, holder, staleReasons, cause }) {
+  return new face.TimeoutError({
+    timeoutMs,
+    lockPath,
+    owner: isHeldHere ? owner + HELD_HERE : owner,
+    holder: holder === undefined ? null : JSON.parse(holder),
+    staleReasons,
+    cause: cause && refusalError(face, cause),
+  });
+}
+
 /** An error as `fs` would throw it: `code`, `errno`, `syscall`, `path`. */
-function refusalError({ message, kind, path, errno, name, syscall }) {
+function refusalError(face, { message, kind, path, errno, name, syscall }) {
   if (errno === undefined) {
-    return Object.assign(new Error(message), { code: REFUSAL_CODES[kind], path });
+    return Object.assign(new Error(message), { code: face.refusals[kind], path });
   }
   const code = name ?? getSystemErrorName(-errno);
   return Object.assign(new Error(`${code}: ${message}`), { code, errno: -errno, syscall, path });
 }
 
+function selfDeadlockError(lockPath) {
+  const message =
+    "withLock was called for the same file inside its own function, and would wait for itself: " + lockPath;
+  return Object.assign(new Error(message), { code: "ERR_LOCK_SELF_DEADLOCK", lockPath });
+}
+
+/** The permission model of Node refuses the path, as for `fs`. */
+function accessError(permission, resource) {
+  const message = `access to the lock file is restricted (node --permission): ${resource}`;
+  return Object.assign(new Error(message), { code: "ERR_ACCESS_DENIED", permission, resource });
+}
+
 function argumentError(code, message) {
-  return Object.assign(new TypeError(message), { code });
+  const Class = code === "ERR_OUT_OF_RANGE" ? RangeError : TypeError;
+  return Object.assign(new Class(message), { code });
+}
+
+// --- For callers --------------------------------------------------------------------------------
+
+/** The codes of the general face. Those of the session face begin with `OPENCLAW_SESSION_WRITE_LOCK_`. */
+const LOCK_ERROR_CODES = Object.freeze({
+  TIMEOUT: "ERR_LOCK_TIMEOUT",
+  LOST: "ERR_LOCK_LOST",
+  SELF_DEADLOCK: "ERR_LOCK_SELF_DEADLOCK",
+  NOT_A_FILE: "ERR_LOCK_NOT_A_FILE",
+  GUARDED: "ERR_LOCK_GUARDED",
+  BUG: "ERR_LOCK_BUG",
+});
+
+function isLockTimeoutError(error) {
+  return error instanceof LockTimeoutError;
+}
+
+function isLockLostError(error) {
+  return error instanceof LockLostError;
 }
 
 module.exports = {
-  TIMEOUT_CODE,
-  LOST_CODE,
-  SessionWriteLockTimeoutError,
+  GENERAL,
+  LOCK_ERROR_CODES,
+  LockLostError,
+  LockTimeoutError,
+  SESSION,
   SessionWriteLockLostError,
+  SessionWriteLockTimeoutError,
+  accessError,
   argumentError,
+  isLockLostError,
+  isLockTimeoutError,
   refusalError,
+  selfDeadlockError,
   timeoutError,
 };

@@ -3,9 +3,20 @@
 /** Looks at lock files: of one session, of a folder, of this process. */
 
 const { DEFAULT_STALE_MS } = require("./defaults.js");
-const { readBoolean, readCallback, readFilePath, readLog, readMs, readObject, readPath } = require("./arguments.js");
-const { client, native, nextTicket, outcomeOf } = require("./client.js");
-const { refusalError } = require("./errors.js");
+const {
+  readBoolean,
+  readFile,
+  readFilePath,
+  readFunction,
+  readLog,
+  readMs,
+  readObject,
+  readPath,
+  readStrictOptions,
+} = require("./arguments.js");
+const { clientOf, native, nextTicket, outcomeOf } = require("./client.js");
+const { GENERAL, SESSION, refusalError } = require("./errors.js");
+const { requirePermission } = require("./permission.js");
 
 /** Node's own: a test that installs a fake clock later must not stop what runs here. */
 const { clearInterval, setImmediate, setInterval } = globalThis;
@@ -18,15 +29,26 @@ const PROGRESS_MS = 100;
 
 async function inspectSessionLock(path, options) {
   const { staleMs, nowMs, processes } = readObject("options", options ?? {});
-  const request = [
-    readFilePath("path", path),
+  return inspect(SESSION, readFilePath("path", path), [
     readMs("staleMs", staleMs, DEFAULT_STALE_MS),
     readMs("nowMs", nowMs),
     readBoolean("processes", processes, false),
-  ];
+  ]);
+}
+
+async function inspectLock(file, options) {
+  const lockPath = `${readFile("file", file)}.lock`;
+  const given = readStrictOptions(options, ["staleMs", "nowMs", "processes"]);
+  const { staleMs = DEFAULT_STALE_MS, nowMs, processes = false } = given;
+  return inspect(GENERAL, lockPath, [staleMs, nowMs, processes]);
+}
+
+/** `path` names the file to protect, or its lock file: that ends in `.lock`. */
+async function inspect(face, path, request) {
+  requirePermission("fs.read", path);
   const ticket = nextTicket();
-  const inspections = client.inspect(ticket, ...request);
-  const [inspection = null] = await takeAll(ticket, inspections);
+  const inspections = clientOf(face).inspect(ticket, path, ...request);
+  const [inspection = null] = await takeAll(face, ticket, inspections);
   return inspection;
 }
 
@@ -42,31 +64,33 @@ async function cleanStaleLockFiles(options) {
     readBoolean("anyName", anyName, false),
     readBoolean("processes", processes, false),
   ];
-  const onProgress = readCallback("onProgress", given.onProgress);
+  const onProgress = readFunction("onProgress", given.onProgress);
   readLog(log);
+  const [folder, , , removes] = request;
+  requirePermission(removes ? "fs.write" : "fs.read", folder);
   const ticket = nextTicket();
-  const inspections = client.sweep(ticket, ...request);
+  const inspections = clientOf(SESSION).sweep(ticket, ...request);
   const timer = onProgress && setInterval(() => onProgress(inspections.progress()), PROGRESS_MS);
-  const locks = await takeAll(ticket, inspections).finally(() => clearInterval(timer));
+  const locks = await takeAll(SESSION, ticket, inspections).finally(() => clearInterval(timer));
   const cleaned = locks.filter(({ removed }) => removed);
   for (const { lockPath, staleReasons } of cleaned) {
     const reasons = staleReasons.join(", ") || "no longer held";
     warn(log, `removed stale session lock: ${lockPath} (${reasons})`);
   }
-  const skipped = inspections.skipped().map(refusalError);
+  const skipped = inspections.skipped().map((refusal) => refusalError(SESSION, refusal));
   return { locks, cleaned, ...(skipped.length > 0 && { skipped }) };
 }
 
 /** Waits for what is being looked at, and takes it over bit by bit. */
-async function takeAll(ticket, inspections) {
+async function takeAll(face, ticket, inspections) {
   const { refusal } = await outcomeOf(ticket);
   if (refusal) {
-    throw refusalError(refusal);
+    throw refusalError(face, refusal);
   }
   const all = [];
   for (;;) {
     const part = inspections.take(PART);
-    all.push(...part.map(inspectionFrom));
+    all.push(...part.map((inspected) => inspectionFrom(face, inspected)));
     if (part.length < PART) {
       return all;
     }
@@ -74,7 +98,7 @@ async function takeAll(ticket, inspections) {
   }
 }
 
-function inspectionFrom(inspected) {
+function inspectionFrom(face, inspected) {
   const { lockPath, processMayLive, staleReasons, removed, verdict, cause, users } = inspected;
   const { holder = null, ageMs = null, witnessed = null, ground = null } = inspected;
   const record = JSON.parse(holder);
@@ -93,7 +117,8 @@ function inspectionFrom(inspected) {
     witnessed,
     verdict,
     ground,
-    ...(cause && { cause: refusalError(cause) }),
+    label: record?.label ?? null,
+    ...(cause && { cause: refusalError(face, cause) }),
     ...(users && usersFrom(users)),
   };
 }
@@ -115,7 +140,7 @@ function warn(log, message) {
   }
 }
 
-function heldSessionWriteLocks() {
+function heldLocks() {
   return native.heldLocks().map(({ acquiredAtMs, ...held }) => ({
     ...held,
     acquiredAt: new Date(acquiredAtMs).toISOString(),
@@ -124,6 +149,7 @@ function heldSessionWriteLocks() {
 
 module.exports = {
   cleanStaleLockFiles,
-  heldSessionWriteLocks,
+  heldLocks,
+  inspectLock,
   inspectSessionLock,
 };

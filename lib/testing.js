@@ -3,7 +3,7 @@
 /** For the gateway's own tests, as the older module had it. */
 
 const { native } = require("./client.js");
-const { CLEANUP, CLEANUP_SIGNALS, handleTerminationSignal, releaseAllLocksSync } = require("./ending.js");
+const ending = require("./ending.js");
 const { getProcessComm, getProcessCommForPid, isAlive } = require("./processes.js");
 
 /** Node's own: a test that installs a fake clock later must not stop what runs here. */
@@ -31,22 +31,16 @@ async function idle() {
   }
 }
 
-/** As if no lock had been acquired yet: releases all, and takes every listener away. */
+/** As if no lock had been acquired yet. */
 function reset() {
-  releaseAllLocksSync();
+  ending.reset();
   watchdogReleasesTold = native.watchdogReleases();
-  const cleanup = process[CLEANUP];
-  if (cleanup) {
-    delete process[CLEANUP];
-    process.off("exit", cleanup.exit);
-    cleanup.listeners.forEach((listener, signal) => process.off(signal, listener));
-  }
 }
 
 const __testing = {
-  cleanupSignals: CLEANUP_SIGNALS,
-  handleTerminationSignal,
-  releaseAllLocksSync,
+  cleanupSignals: ending.CLEANUP_SIGNALS,
+  handleTerminationSignal: ending.handleTerminationSignal,
+  releaseAllLocksSync: ending.releaseAllLocksSync,
   runLockWatchdogCheck,
   idle,
   reset,

@@ -55,6 +55,8 @@ pub enum Error {
         timeout_ms: u64,
         /// The lock file.
         lock_path: PathBuf,
+        /// Whether this very process held it.
+        is_held_here: bool,
         /// The holder, as of an inspection at the deadline; empty if that could not be made in time.
         report: Box<Report>,
         /// Why the lock file could not be judged, or why the wait went by timers.

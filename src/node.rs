@@ -9,6 +9,7 @@
 #![allow(missing_docs, reason = "index.d.ts documents what users see")]
 #![allow(
     clippy::needless_pass_by_value,
+    clippy::too_many_arguments,
     clippy::trivially_copy_pass_by_ref,
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -30,7 +31,7 @@ use napi_derive::napi;
 use crate::error::Error;
 use crate::locks::sweep::{self, Found, Measure, Names, Progress};
 use crate::locks::users::{User, Users};
-use crate::locks::{self, Environment, Grant, Handle, Held, Loss, Request, Ticket};
+use crate::locks::{self, Environment, Exceeded, Grant, Handle, Held, Loss, Request, Ticket};
 use crate::os;
 use crate::process;
 use crate::record::Record;
@@ -39,28 +40,38 @@ use crate::verdict::{Ground, Judgement, Report};
 /// Calls the client's function from any thread. Weak: it keeps no process alive.
 type Tell = Arc<ThreadsafeFunction<Message, (), Message, Status, false, true>>;
 
+/// The two environments of a JavaScript world: one for each face of the lock, so that the locks of one face are no
+/// business of the other's.
+#[derive(Clone, Copy)]
+struct Faces {
+    session: Environment,
+    general: Environment,
+}
+
 thread_local! {
-    /// Each JavaScript environment has its own thread, so its number is thread-local: the same for every
-    /// copy of `index.js` in it.
-    static ENVIRONMENT: Cell<Option<Environment>> = const { Cell::new(None) };
+    /// Each JavaScript world has its own thread, so this is thread-local: the same for every copy of
+    /// `index.js` in it.
+    static FACES: Cell<Option<Faces>> = const { Cell::new(None) };
 
     /// The call that runs on this thread and can return an outcome.
     static CALL: RefCell<Option<Call>> = const { RefCell::new(None) };
 }
 
-/// The calling environment. The first call gives it a number and adds a clean-up hook.
-fn environment(env: &Env) -> Result<Environment> {
-    static ENVIRONMENTS: AtomicU64 = AtomicU64::new(0);
-    if let Some(environment) = ENVIRONMENT.get() {
-        return Ok(environment);
+/// The calling world. The first call numbers its environments and adds a clean-up hook.
+fn faces(env: &Env) -> Result<Faces> {
+    static WORLDS: AtomicU64 = AtomicU64::new(0);
+    if let Some(faces) = FACES.get() {
+        return Ok(faces);
     }
-    let environment = Environment(ENVIRONMENTS.fetch_add(1, Ordering::Relaxed));
-    env.add_env_cleanup_hook(environment, |environment| {
-        ENVIRONMENT.set(None);
-        locks::end(environment);
+    let world = WORLDS.fetch_add(1, Ordering::Relaxed);
+    let faces = Faces { session: Environment(2 * world), general: Environment(2 * world + 1) };
+    env.add_env_cleanup_hook(faces, |faces| {
+        FACES.set(None);
+        locks::end(faces.session);
+        locks::end(faces.general);
     })?;
-    ENVIRONMENT.set(Some(environment));
-    Ok(environment)
+    FACES.set(Some(faces));
+    Ok(faces)
 }
 
 /// A message to a client. With `ticket`: the outcome of a call. With `handle`: the loss of a lock.
@@ -72,6 +83,21 @@ pub struct Message {
     pub handle: Option<f64>,
     /// See `loss_name`.
     pub loss: Option<String>,
+    /// Somebody waits for the lock with this handle.
+    pub is_wanted: Option<bool>,
+    /// The watchdog has ended a hold.
+    pub exceeded: Option<ExceededHold>,
+}
+
+/// A hold that the watchdog has ended. `Client.heard` confirms it.
+#[napi(object)]
+pub struct ExceededHold {
+    /// The acquisitions that shared it.
+    pub handles: Vec<f64>,
+    pub lock_path: String,
+    pub held_for_ms: f64,
+    pub max_hold_ms: f64,
+    pub label: Option<String>,
 }
 
 /// The outcome of an acquire or a release. Empty: the release, or the inspection, succeeded.
@@ -83,12 +109,16 @@ pub struct Outcome {
     pub refusal: Option<Refusal>,
     /// The lock is contended, and the caller didn't want to wait.
     pub contended: Option<bool>,
+    /// Of a release: how the lock was lost before. See `loss_name`.
+    pub lost: Option<String>,
 }
 
 #[napi(object)]
 pub struct Granted {
     pub handle: f64,
     pub lock_path: String,
+    /// It has replaced a dead lock.
+    pub is_taken_over: bool,
 }
 
 /// The deadline came.
@@ -96,6 +126,8 @@ pub struct Granted {
 pub struct Timeout {
     pub lock_path: String,
     pub owner: String,
+    /// Whether this very process holds it.
+    pub is_held_here: bool,
     /// The record, as JSON.
     pub holder: Option<String>,
     pub stale_reasons: Vec<String>,
@@ -124,7 +156,7 @@ pub struct WakeUps {
     pub timers: f64,
 }
 
-/// One copy of `index.js` in one environment.
+/// One face of the lock, of one copy of `index.js`, in one JavaScript world.
 #[napi]
 pub struct Client {
     environment: Environment,
@@ -164,18 +196,26 @@ impl Recipient {
 #[napi]
 impl Client {
     #[napi(constructor, catch_unwind)]
-    pub fn new(env: &Env, tell: Function<'_, Message, ()>) -> Result<Self> {
+    pub fn new(env: &Env, tell: Function<'_, Message, ()>, is_general: bool) -> Result<Self> {
         static CLIENTS: AtomicU64 = AtomicU64::new(0);
         let tell = tell.build_threadsafe_function::<Message>().weak::<true>().build()?;
-        Ok(Self {
-            environment: environment(env)?,
-            number: CLIENTS.fetch_add(1, Ordering::Relaxed),
-            tell: Arc::new(tell),
-        })
+        let (faces, tell) = (faces(env)?, Arc::new(tell));
+        let environment = if is_general { faces.general } else { faces.session };
+        let its_tell = Arc::clone(&tell);
+        locks::watch_watchdog(
+            environment,
+            Arc::new(move |paths, exceeded| {
+                let exceeded = Some(exceeded_hold(paths.lock(), exceeded));
+                let message = Message { exceeded, ..Message::default() };
+                its_tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
+            }),
+        );
+        let number = CLIENTS.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { environment, number, tell })
     }
 
     /// The outcome, if there is one by the time this returns; else it is told under `ticket`.
-    /// `session_file` is absolute, an infinite `timeout_ms` no limit.
+    /// `session_file` is absolute. An infinite `timeout_ms` or `max_hold_ms` is no limit.
     #[napi(catch_unwind)]
     pub fn acquire(
         &self,
@@ -185,6 +225,7 @@ impl Client {
         stale_ms: f64,
         max_hold_ms: f64,
         allow_reentrant: bool,
+        label: Option<String>,
     ) -> Option<Outcome> {
         let request = Request {
             environment: self.environment,
@@ -193,7 +234,8 @@ impl Client {
             session_file: PathBuf::from(session_file),
             timeout_ms: timeout_ms.is_finite().then(|| whole_ms(timeout_ms)),
             stale_ms: whole_ms(stale_ms),
-            max_hold_ms: whole_ms(max_hold_ms),
+            max_hold_ms: max_hold_ms.is_finite().then(|| whole_ms(max_hold_ms)),
+            label: label.map(Arc::from),
             allow_reentrant,
         };
         self.now_or_later(request.ticket, |recipient| {
@@ -213,6 +255,7 @@ impl Client {
         stale_ms: f64,
         max_hold_ms: f64,
         allow_reentrant: bool,
+        label: Option<String>,
     ) -> Outcome {
         let request = Request {
             environment: self.environment,
@@ -221,7 +264,8 @@ impl Client {
             session_file: PathBuf::from(session_file),
             timeout_ms: None,
             stale_ms: whole_ms(stale_ms),
-            max_hold_ms: whole_ms(max_hold_ms),
+            max_hold_ms: max_hold_ms.is_finite().then(|| whole_ms(max_hold_ms)),
+            label: label.map(Arc::from),
             allow_reentrant,
         };
         match locks::try_acquire(&request) {
@@ -241,7 +285,13 @@ impl Client {
     #[napi(catch_unwind)]
     pub fn release(&self, ticket: f64, handle: f64) -> Option<Outcome> {
         self.now_or_later(self.ticket(ticket), |recipient| {
-            let done = |result| recipient.deliver(released(result));
+            let done = |result: std::result::Result<Option<Loss>, Error>| {
+                let lost = |loss: Option<Loss>| Outcome {
+                    lost: loss.map(loss_name),
+                    ..Outcome::default()
+                };
+                recipient.deliver(result.map_or_else(Outcome::from, lost));
+            };
             locks::release(handle_from(handle), Box::new(done));
         })
     }
@@ -268,6 +318,18 @@ impl Client {
             tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
         };
         locks::watch_loss(handle_from(handle), Arc::new(tell_loss)).map(loss_name)
+    }
+
+    /// Tells under the handle as soon as somebody waits for this lock.
+    #[napi(catch_unwind)]
+    pub fn watch_wanted(&self, handle: f64) {
+        let tell = Arc::clone(&self.tell);
+        let tell_wanted = move || {
+            let message =
+                Message { handle: Some(handle), is_wanted: Some(true), ..Message::default() };
+            tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
+        };
+        locks::watch_wanted(handle_from(handle), Arc::new(tell_wanted));
     }
 
     /// Runs `start`. Returns the outcome if it is delivered on this thread before `start` returns; else the
@@ -350,9 +412,11 @@ pub struct HeldHere {
     /// Milliseconds since the epoch.
     pub acquired_at_ms: f64,
     pub held_for_ms: f64,
+    /// Infinite: no limit.
     pub max_hold_ms: f64,
     pub acquisitions: u32,
     pub waiters: u32,
+    pub label: Option<String>,
 }
 
 #[napi]
@@ -417,7 +481,7 @@ impl Client {
                 *slot.lock().unwrap_or_else(PoisonError::into_inner) =
                     Results { found: swept.found.into(), skipped: swept.skipped };
             });
-            tell_outcome(&tell, ticket, released(outcome));
+            tell_outcome(&tell, ticket, inspected_all(outcome));
         }));
         Inspections { results, progress }
     }
@@ -496,9 +560,10 @@ impl From<Held> for HeldHere {
             lock_path: text(&held.lock_path),
             acquired_at_ms: os::wall_ms() as f64 - held.held_for.as_millis() as f64,
             held_for_ms: held.held_for.as_secs_f64() * 1_000.0,
-            max_hold_ms: held.limit.as_millis() as f64,
+            max_hold_ms: held.limit.map_or(f64::INFINITY, |limit| limit.as_millis() as f64),
             acquisitions: held.acquisitions as u32,
             waiters: held.waiters as u32,
+            label: held.label.as_deref().map(str::to_owned),
         }
     }
 }
@@ -513,6 +578,12 @@ fn witness_name(ground: Ground) -> Option<String> {
 }
 
 // --- Single questions ---------------------------------------------------------------------------
+
+/// What the watchdog told about this hold was heard. `false`: too late, it has printed a line.
+#[napi(catch_unwind)]
+pub fn watchdog_heard(handle: f64) -> bool {
+    locks::heard(handle_from(handle))
+}
 
 /// Whether a granted lock is still there when its caller hears of it.
 #[napi(catch_unwind)]
@@ -580,8 +651,9 @@ fn tell_outcome(tell: &Tell, ticket: f64, outcome: Outcome) {
 }
 
 impl From<Grant> for Outcome {
-    fn from(Grant { handle, lock_path }: Grant) -> Self {
-        let granted = Granted { handle: handle.0 as f64, lock_path: text(&lock_path) };
+    fn from(Grant { handle, lock_path, is_taken_over }: Grant) -> Self {
+        let lock_path = text(&lock_path);
+        let granted = Granted { handle: handle.0 as f64, lock_path, is_taken_over };
         Self { granted: Some(granted), ..Self::default() }
     }
 }
@@ -589,8 +661,8 @@ impl From<Grant> for Outcome {
 impl From<Error> for Outcome {
     fn from(error: Error) -> Self {
         match error {
-            Error::Timeout { lock_path, report, cause, .. } => {
-                let timeout = timeout(&lock_path, &report, cause.as_deref());
+            Error::Timeout { lock_path, is_held_here, report, cause, .. } => {
+                let timeout = timeout(&lock_path, is_held_here, &report, cause.as_deref());
                 Self { timeout: Some(timeout), ..Self::default() }
             }
             error => Self { refusal: Some(refusal(&error)), ..Self::default() },
@@ -598,16 +670,22 @@ impl From<Error> for Outcome {
     }
 }
 
-/// The outcome of a release.
-fn released(result: std::result::Result<(), Error>) -> Outcome {
+/// The outcome of an inspection.
+fn inspected_all(result: std::result::Result<(), Error>) -> Outcome {
     result.map_or_else(Outcome::from, |()| Outcome::default())
 }
 
-fn timeout(lock_path: &Path, report: &Report, cause: Option<&Error>) -> Timeout {
+fn timeout(
+    lock_path: &Path,
+    is_held_here: bool,
+    report: &Report,
+    cause: Option<&Error>,
+) -> Timeout {
     let reasons = report.judgement.iter().flat_map(|judgement| &judgement.reasons);
     Timeout {
         lock_path: text(lock_path),
         owner: report.owner(),
+        is_held_here,
         holder: report.record.as_ref().map(Record::encode),
         stale_reasons: reasons.map(|reason| reason.as_str().to_owned()).collect(),
         cause: cause.map(refusal),
@@ -635,6 +713,16 @@ fn refusal(error: &Error) -> Refusal {
         errno: errno.map(os::Errno::raw),
         name: errno.and_then(os::Errno::name).map(str::to_owned),
         syscall,
+    }
+}
+
+fn exceeded_hold(lock_path: &Path, exceeded: &Exceeded) -> ExceededHold {
+    ExceededHold {
+        handles: exceeded.handles.iter().map(|handle| handle.0 as f64).collect(),
+        lock_path: text(lock_path),
+        held_for_ms: exceeded.held_for.as_millis() as f64,
+        max_hold_ms: exceeded.limit.as_millis() as f64,
+        label: exceeded.label.as_deref().map(str::to_owned),
     }
 }
 

@@ -41,6 +41,9 @@ pub struct Record {
     /// What the kernel keeps for this holder as long as it lives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub witness: Option<DeclaredWitness>,
+    /// What the lock is for, in the holder's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Random, one per acquisition: tells one record from another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -95,6 +98,7 @@ impl Record {
             boot_id: text("bootId"),
             pid_namespace: count("pidNamespace"),
             witness: text("witness").and_then(|name| DeclaredWitness::named(&name)),
+            label: text("label"),
             token: text("token"),
         })
     }

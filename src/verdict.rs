@@ -336,6 +336,10 @@ impl Report {
             owner.push_str(" ageMs=");
             owner.push_str(&age_ms.to_string());
         }
+        if let Some(label) = self.record.as_ref().and_then(|record| record.label.as_deref()) {
+            owner.push_str(" label=");
+            owner.push_str(&serde_json::Value::from(label).to_string());
+        }
         owner
     }
 }

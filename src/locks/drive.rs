@@ -14,14 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use outcomes::{learn_speed, no_thread, share, timeout};
-pub use waits::watch_loss;
+pub use waits::{watch_loss, watch_wanted};
 
 use outcomes::{expire, grant, start_anew};
 use waits::{end_wait, wait_for_flock, wait_for_turn, watch};
 
 use super::lock::Lock;
 use super::order::{Exceeded, Order, Waiter};
-use super::{Acquisition, Deliver, Handle, Loss, Registry, TellLoss, with_registry};
+use super::{
+    Acquisition, Deliver, Handle, Loss, Registry, Released, TellLoss, TellWanted, with_registry,
+};
 use crate::error::{Error, Result};
 use crate::os::{self, Instant, blocked};
 use crate::protocol::{self, HeldLock, LockPaths, Place};
@@ -55,6 +57,9 @@ pub struct Entry {
     /// The listeners for a loss, and the watch on the lock file.
     tell_loss: Vec<(Handle, TellLoss)>,
     loss_watch: Option<os::Watch>,
+    /// The listeners for a waiter, and the watch on the queue file.
+    tell_wanted: Vec<TellWanted>,
+    wanted_watch: Option<os::Watch>,
 }
 
 impl Entry {
@@ -67,6 +72,8 @@ impl Entry {
             watches: Vec::new(),
             tell_loss: Vec::new(),
             loss_watch: None,
+            tell_wanted: Vec::new(),
+            wanted_watch: None,
         }
     }
 }
@@ -103,12 +110,13 @@ pub fn resume(paths: &LockPaths, change: impl FnOnce(&mut Registry, Instant)) {
 struct Todo {
     orders: VecDeque<Order<Caller>>,
     losses: Vec<(TellLoss, Loss)>,
+    wanted: Vec<TellWanted>,
     /// Session files with arrivals to be let in.
     arrivals: Vec<PathBuf>,
     /// To be dropped outside of the mutex.
     garbage: Vec<Entry>,
     timer: Option<os::Timer>,
-    watch: Option<os::Watch>,
+    watches: Vec<os::Watch>,
 }
 
 fn note<T>(paths: &LockPaths, event: impl FnOnce(&mut Registry, Instant) -> T) -> (T, Todo) {
@@ -159,7 +167,12 @@ fn note<T>(paths: &LockPaths, event: impl FnOnce(&mut Registry, Instant) -> T) -
         }
         if entry.lock.hold().is_none() {
             entry.tell_loss.clear();
-            todo.watch = entry.loss_watch.take();
+            entry.tell_wanted.clear();
+            todo.watches.extend(entry.loss_watch.take());
+            todo.watches.extend(entry.wanted_watch.take());
+        } else if !entry.tell_wanted.is_empty() && entry.lock.is_wanted() {
+            todo.wanted = std::mem::take(&mut entry.tell_wanted);
+            todo.watches.extend(entry.wanted_watch.take());
         }
         todo.timer = entry.plan_alarm(paths);
         if entry.lock.is_done() && todo.orders.is_empty() {
@@ -192,7 +205,8 @@ impl Entry {
 
 impl Todo {
     fn is_empty(&self) -> bool {
-        self.orders.is_empty() && self.losses.is_empty() && self.arrivals.is_empty()
+        let tells = !self.losses.is_empty() || !self.wanted.is_empty();
+        self.orders.is_empty() && !tells && self.arrivals.is_empty()
     }
 
     fn changes_the_disk(&self) -> bool {
@@ -229,6 +243,9 @@ impl Todo {
             }
             for (tell, loss) in self.losses.drain(..) {
                 tell(loss);
+            }
+            for tell in self.wanted.drain(..) {
+                tell();
             }
             for session_file in self.arrivals.drain(..) {
                 super::let_in(&session_file);
@@ -316,8 +333,8 @@ pub fn guarded<T>(paths: &LockPaths, call: impl FnOnce() -> Result<T>) -> Result
     result
 }
 
-/// Releases a lock on disk.
-pub fn release(held: &HeldLock) -> (Result<()>, Option<Place>) {
+/// Releases a lock on disk. Returns whether the file at its path was still ours.
+pub fn release(held: &HeldLock) -> (Result<bool>, Option<Place>) {
     let mut place = None;
     let result = guarded(held.paths(), || {
         let (result, left) = held.release();
@@ -329,14 +346,10 @@ pub fn release(held: &HeldLock) -> (Result<()>, Option<Place>) {
 
 /// Releases a lock, calls `done` with the result, and then makes the next waiter's attempt on this thread. When
 /// `done` is called, the lock can be acquired again.
-pub fn release_and_tell(
-    paths: &LockPaths,
-    held: &HeldLock,
-    done: Box<dyn FnOnce(Result<()>) + Send>,
-) {
+pub fn release_and_tell(paths: &LockPaths, held: &HeldLock, done: Released) {
     let (result, place) = release(held);
     let todo = report(paths, |lock, now| lock.released(now, place));
-    done(result);
+    done(result.map(|was_ours| (!was_ours).then_some(Loss::Removed)));
     todo.carry_out(paths);
 }
 
@@ -345,21 +358,52 @@ pub fn leave(place: Place) {
     let _ = catch_unwind(AssertUnwindSafe(|| place.leave()));
 }
 
-/// On a worker: stderr may be a pipe that nobody reads.
+/// How long JavaScript may take to hear of a hold that the watchdog has ended.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+
 fn release_exceeded(paths: &LockPaths, held: Arc<HeldLock>, exceeded: Exceeded) {
     let paths = paths.clone();
     os::run(Box::new(move |_| {
         let (_, place) = release(&held); // as above
         drop(held);
         happen_here(&paths, |lock, now| lock.released(now, place));
-        let Exceeded { held_for, limit } = exceeded;
-        eprintln!(
-            "[session-write-lock] releasing lock held for {}ms (max={}ms): {}",
-            held_for.as_millis(),
-            limit.as_millis(),
-            paths.lock().display()
-        );
+        tell_exceeded(&paths, &exceeded);
     }));
+}
+
+/// Tells the environment, which warns in JavaScript. If its thread is busy, prints a line.
+fn tell_exceeded(paths: &LockPaths, exceeded: &Exceeded) {
+    let Some(&handle) = exceeded.handles.first() else {
+        return;
+    };
+    let tell = with_registry(|registry| {
+        let tell = registry.tell_exceeded.get(&exceeded.environment).cloned()?;
+        registry.unheard.insert(handle, (paths.clone(), exceeded.clone()));
+        Some(tell)
+    });
+    let Some(tell) = tell else {
+        return print_exceeded(paths, exceeded);
+    };
+    tell(paths, exceeded);
+    let late = move || {
+        if let Some((paths, exceeded)) = with_registry(|registry| registry.unheard.remove(&handle))
+        {
+            os::run(Box::new(move |_| print_exceeded(&paths, &exceeded)));
+        }
+    };
+    os::at(os::now() + HEARD_WITHIN, late).into_iter().for_each(os::Timer::detach);
+}
+
+/// Not on the timers' thread: stderr may be a pipe that nobody reads.
+pub fn print_exceeded(paths: &LockPaths, exceeded: &Exceeded) {
+    let label = exceeded.label.as_deref().map(|label| format!(" label={label:?}"));
+    eprintln!(
+        "[session-write-lock] releasing lock held for {}ms (max={}ms): {}{}",
+        exceeded.held_for.as_millis(),
+        exceeded.limit.as_millis(),
+        paths.lock().display(),
+        label.unwrap_or_default(),
+    );
 }
 
 #[cfg(test)]
@@ -380,7 +424,8 @@ mod tests {
                 session_file: session_file.clone(),
                 timeout_ms: None,
                 stale_ms: 60_000,
-                max_hold_ms: 60_000,
+                max_hold_ms: Some(60_000),
+                label: None,
                 allow_reentrant: false,
             },
             deadline: None,

@@ -161,6 +161,12 @@ impl<C> Lock<C> {
         self.hold().is_some_and(|hold| Arc::ptr_eq(&hold.lock, lock))
     }
 
+    /// Whether somebody here waits for a lock that we hold, and may not share it.
+    pub fn is_wanted(&self) -> bool {
+        let is_wanted = |hold| self.waiters.iter().any(|waiter| !waiter.request.may_share(hold));
+        self.hold().is_some_and(is_wanted)
+    }
+
     /// How many wait here.
     pub fn waiters(&self) -> usize {
         self.waiters.len()
@@ -393,10 +399,17 @@ impl<C> Lock<C> {
     /// Ends a hold that is too long.
     pub fn run_watchdog(&mut self, now: Instant) {
         if let Some(hold) = self.hold()
+            && let Some(limit) = hold.limit
             && hold.ends_at().is_some_and(|ends_at| ends_at <= now)
         {
             let held_for = now.saturating_duration_since(hold.since);
-            let exceeded = Exceeded { held_for, limit: hold.limit };
+            let exceeded = Exceeded {
+                held_for,
+                limit,
+                label: hold.label.clone(),
+                environment: hold.environment,
+                handles: hold.handles.clone(),
+            };
             self.lose(Loss::HoldExceeded, Some(exceeded));
         }
     }
@@ -445,6 +458,7 @@ impl<C> Lock<C> {
     fn claim(&self, request: &Request) -> Claim {
         Claim {
             max_hold_ms: request.max_hold_ms,
+            label: request.label.clone(),
             limits: Limits::new(request.stale_ms, request.timeout_ms),
             is_held_here: self.hold().is_some(),
             may_queue: self.may_queue(),

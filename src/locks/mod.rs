@@ -24,6 +24,7 @@ use crate::os::{self, Errno, Instant, RunsOn};
 use crate::protocol::{self, Attempt, HeldLock, LockPaths, SETTLE};
 
 use drive::{Caller, Entry, happen, happen_here, leave, no_thread, resume};
+pub use order::Exceeded;
 use order::{TryNow, Waiter, take_if};
 
 /// One JavaScript world.
@@ -58,8 +59,10 @@ pub struct Request {
     pub timeout_ms: Option<u64>,
     /// See [`Limits`](crate::verdict::Limits).
     pub stale_ms: u64,
-    /// When the watchdog releases, in milliseconds after the lock was acquired.
-    pub max_hold_ms: u64,
+    /// When the watchdog releases, in milliseconds after the lock was acquired; `None`: never.
+    pub max_hold_ms: Option<u64>,
+    /// What the lock is for, in the caller's words.
+    pub label: Option<Arc<str>>,
     /// Whether to share the lock if this environment already holds it.
     pub allow_reentrant: bool,
 }
@@ -71,6 +74,8 @@ pub struct Grant {
     pub handle: Handle,
     /// The lock file.
     pub lock_path: PathBuf,
+    /// Whether it replaced a dead lock.
+    pub is_taken_over: bool,
 }
 
 /// How a holder lost its lock.
@@ -88,8 +93,17 @@ pub enum Loss {
 /// or its environment has ended. Must not block.
 pub type Deliver = Box<dyn FnOnce(Result<Grant>) + Send>;
 
+/// Called once, on any thread, with the result of a release: how the lock was lost before, if it was.
+pub type Released = Box<dyn FnOnce(Result<Option<Loss>>) + Send>;
+
 /// Called once, on any thread, when a lock is lost. Must not block.
 pub type TellLoss = Arc<dyn Fn(Loss) + Send + Sync>;
+
+/// Called at most once, on any thread, when another acquire has begun to wait for a held lock. Must not block.
+pub type TellWanted = Arc<dyn Fn() + Send + Sync>;
+
+/// Called, on any thread, when the watchdog has ended a hold. Must not block.
+pub type TellExceeded = Arc<dyn Fn(&LockPaths, &Exceeded) + Send + Sync>;
 
 /// A lock that this process holds, as `heldLocks` shows it.
 #[derive(Debug, Clone)]
@@ -98,8 +112,10 @@ pub struct Held {
     pub lock_path: PathBuf,
     /// How long ago it was granted.
     pub held_for: Duration,
-    /// How long it may be held.
-    pub limit: Duration,
+    /// How long it may be held; `None`: for ever.
+    pub limit: Option<Duration>,
+    /// What it is for.
+    pub label: Option<Arc<str>>,
     /// How many acquisitions share it.
     pub acquisitions: usize,
     /// How many acquires of this process wait for it.
@@ -119,6 +135,9 @@ struct Registry {
     quick_folders: HashMap<PathBuf, Instant>,
     /// How many locks the watchdog has released.
     watchdog_releases: usize,
+    tell_exceeded: HashMap<Environment, TellExceeded>,
+    /// What the watchdog has told, and JavaScript has not heard yet: by a handle of the hold.
+    unheard: HashMap<Handle, (LockPaths, Exceeded)>,
 }
 
 /// The state of an acquisition that was granted and not released.
@@ -247,7 +266,7 @@ fn give_up_arrivals(session_file: &Path) {
     });
     for waiter in overdue.into_iter().flatten() {
         let lock_path = session_file.with_added_extension("lock");
-        let timeout = drive::timeout(&waiter.request, lock_path, None, None);
+        let timeout = drive::timeout(&waiter.request, lock_path, false, None, None);
         (waiter.caller.deliver)(Err(timeout));
     }
 }
@@ -259,13 +278,17 @@ pub fn try_acquire(request: &Request) -> Result<Option<Grant>> {
     let _keeper = os::keep_timers().map_err(|errno| no_timers(errno, &request.session_file))?;
     let paths = LockPaths::resolve(&request.session_file)?;
     drive::learn_speed(&request.session_file, &paths);
-    let grant = || Grant { handle: request.handle, lock_path: paths.lock().to_owned() };
+    let grant = |is_taken_over| Grant {
+        handle: request.handle,
+        lock_path: paths.lock().to_owned(),
+        is_taken_over,
+    };
     match happen_here(&paths, |lock, _| lock.try_acquire(request)) {
         TryNow::Contended => Ok(None),
         TryNow::Share(lock) => {
             let is_ours = lock.is_at_its_path().unwrap_or(true);
             if is_ours && drive::share(&paths, &lock, request.handle) {
-                return Ok(Some(grant()));
+                return Ok(Some(grant(false)));
             }
             happen_here(&paths, |it, now| it.path_checked(now, &lock, Ok(is_ours)));
             try_acquire(request)
@@ -278,14 +301,15 @@ pub fn try_acquire(request: &Request) -> Result<Option<Grant>> {
                 Ok(lock) => (lock, None),
                 Err(error) => (None, Some(error)),
             };
-            let is_ours = lock.is_some();
+            let (is_ours, is_taken_over) =
+                (lock.is_some(), lock.as_ref().is_some_and(HeldLock::is_taken_over));
             resume(&paths, |registry, now| {
                 if is_ours {
                     registry.handles.insert(request.handle, Acquisition::Held(paths.clone()));
                 }
                 registry.entry(&paths).lock.tried_now(now, request, lock);
             });
-            error.map_or(Ok(is_ours.then(grant)), Err)
+            error.map_or(Ok(is_ours.then(|| grant(is_taken_over))), Err)
         }
     }
 }
@@ -350,15 +374,35 @@ pub fn watch_loss(handle: Handle, tell: TellLoss) -> Option<Loss> {
     })
 }
 
+/// Calls `tell` as soon as somebody waits for the lock who may not share it: in this process, or in the queue.
+///
+/// On an untrusted file system there is no queue. There, as with older processes, only waiters of this process
+/// are noticed.
+pub fn watch_wanted(handle: Handle, tell: TellWanted) {
+    drive::watch_wanted(handle, tell);
+}
+
+/// Calls `tell` when the watchdog ends a hold of this environment. The caller answers by [`heard`]; otherwise
+/// the watchdog prints a line itself.
+pub fn watch_watchdog(environment: Environment, tell: TellExceeded) {
+    drop(with_registry(|registry| registry.tell_exceeded.insert(environment, tell)));
+}
+
+/// What the watchdog told about this hold was heard. `false`: too late, it has printed a line.
+pub fn heard(handle: Handle) -> bool {
+    with_registry(|registry| registry.unheard.remove(&handle)).is_some()
+}
+
 /// Gives one acquisition back. The last one releases the lock. `done` is called with the result, perhaps
 /// before this returns: see [`acquire`]. A second release of the same handle does nothing.
-pub fn release(handle: Handle, done: Box<dyn FnOnce(Result<()>) + Send>) {
-    let released = with_registry(|registry| registry.handles.remove(&handle));
-    let Some(Acquisition::Held(paths)) = released else {
-        return done(Ok(()));
+pub fn release(handle: Handle, done: Released) {
+    let paths = match with_registry(|registry| registry.handles.remove(&handle)) {
+        Some(Acquisition::Held(paths)) => paths,
+        Some(Acquisition::Lost(loss)) => return done(Ok(Some(loss))),
+        None => return done(Ok(None)),
     };
     let Some(lock) = happen_here(&paths, |lock, _| lock.release(handle)) else {
-        return done(Ok(()));
+        return done(Ok(None));
     };
     if with_registry(|registry| registry.is_quick(Some(paths.folder()))) {
         drive::release_and_tell(&paths, &lock, done);
@@ -395,10 +439,18 @@ pub fn end(environment: Environment) {
         (arrivals, registry.all_locks())
     });
     drop(arrivals);
+    drop(with_registry(|registry| registry.tell_exceeded.remove(&environment)));
     for paths in &locks {
         drop(happen_here(paths, |lock, _| lock.forget(environment)));
     }
     release_all(environment);
+    let unheard = with_registry(|registry| {
+        let is_its = |_: &Handle, it: &mut (LockPaths, Exceeded)| it.1.environment == environment;
+        registry.unheard.extract_if(is_its).collect::<Vec<_>>()
+    });
+    for (_, (paths, exceeded)) in unheard {
+        drive::print_exceeded(&paths, &exceeded);
+    }
 }
 
 // --- Questions ----------------------------------------------------------------------------------
@@ -413,6 +465,7 @@ pub fn held() -> Vec<Held> {
             lock_path: paths.lock().to_owned(),
             held_for: now.saturating_duration_since(hold.since),
             limit: hold.limit,
+            label: hold.label.clone(),
             acquisitions: hold.handles.len(),
             waiters: entry.lock.waiters(),
         })

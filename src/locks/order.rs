@@ -38,8 +38,10 @@ pub struct Hold {
     pub handles: Vec<Handle>,
     /// When it was granted.
     pub since: Instant,
-    /// How long it may be held.
-    pub limit: Duration,
+    /// How long it may be held; `None`: for ever.
+    pub limit: Option<Duration>,
+    /// What it is for.
+    pub label: Option<Arc<str>>,
     /// When to check that the path still names our file; only while others wait here.
     pub check_at: Option<Instant>,
 }
@@ -88,16 +90,23 @@ pub enum Order<C> {
 }
 
 /// A hold that the watchdog ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exceeded {
     /// How long it was held.
     pub held_for: Duration,
     /// Its `max_hold_ms`.
     pub limit: Duration,
+    /// What it was for.
+    pub label: Option<Arc<str>>,
+    /// The environment that held it.
+    pub environment: Environment,
+    /// The acquisitions that shared it.
+    pub handles: Vec<Handle>,
 }
 
 /// What the caller of [`super::lock::Lock::try_acquire`] has to do.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "used at once, and never stored")]
 pub enum TryNow {
     /// Make this attempt, and report it by [`super::lock::Lock::tried_now`].
     Try(Claim, Approach),
@@ -108,9 +117,9 @@ pub enum TryNow {
 }
 
 impl Hold {
-    /// When the watchdog ends the hold; `None` if the instant does not fit the clock.
+    /// When the watchdog ends the hold; `None` if there is no limit, or the instant does not fit the clock.
     pub fn ends_at(&self) -> Option<Instant> {
-        self.since.checked_add(self.limit)
+        self.since.checked_add(self.limit?)
     }
 }
 

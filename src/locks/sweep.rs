@@ -361,7 +361,8 @@ impl Measure {
     /// With the long grace, as for a contender that waits for ever.
     fn claim(self, is_held_here: bool) -> Claim {
         Claim {
-            max_hold_ms: MAX_HOLD_MS,
+            max_hold_ms: Some(MAX_HOLD_MS),
+            label: None,
             limits: Limits::new(self.stale_ms, None),
             is_held_here,
             may_queue: false,

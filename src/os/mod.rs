@@ -34,12 +34,13 @@ pub use system::files::{
     File, byte_wait, create_folders, create_new, create_or_open, create_unnamed, exchange, flock,
     flock_shared, flock_wait, forget_reads, is_open_elsewhere, is_trusted, lease, link,
     link_unnamed, list, lock_all_bytes, lock_byte, locked_byte, open, read, real_path, rename,
-    reopen_for_writing, status_at, status_of, unlink, unlock, unlock_bytes, write,
+    reopen_for_writing, status_at, status_of, touch, unlink, unlock, unlock_bytes, write,
 };
 pub use system::process::{boot_id, find_process, own_pid, own_process, own_user, pid_namespace};
 pub use system::users::{flock_waiters, open_files, process_details};
 pub use timers::{
-    Keeper, Timer, WakeUps, Watch, at, count_event, keep_timers, on_change, on_exit, wake_ups,
+    Keeper, Timer, WakeUps, Watch, at, count_event, keep_timers, on_change, on_exit, on_touch,
+    wake_ups,
 };
 pub use workers::{Job, RunsOn, is_idle, run};
 

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -119,6 +120,15 @@ pub fn on_change(file: &File, callback: impl Fn() + Send + Sync + 'static) -> Re
     watch(|events| events.watch_file(file), callback)
 }
 
+/// Calls back whenever the attributes of the file that `path` names change: by [`touch`](super::touch), or when
+/// a name of it is removed. There need not be such a file yet.
+///
+/// # Errors
+/// Where its folder can't be watched.
+pub fn on_touch(path: &Path, callback: impl Fn() + Send + Sync + 'static) -> Result<Watch> {
+    watch(|events| events.watch_entry(path), callback)
+}
+
 /// Calls back when the process has ended.
 ///
 /// # Errors
@@ -164,7 +174,8 @@ impl Drop for Watch {
         watches.retain(|(number, _)| *number != self.number);
         if watches.is_empty() {
             agenda.watches.remove(&self.token);
-            if let Some(events) = &agenda.events {
+            let is_shared = agenda.watches.keys().any(|token| token.shares(self.token));
+            if let Some(events) = agenda.events.as_ref().filter(|_| !is_shared) {
                 events.unwatch(self.token);
             }
             agenda.plan_end();

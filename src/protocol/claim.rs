@@ -1,12 +1,16 @@
 //! The parameters of an attempt.
 
+use std::sync::Arc;
+
 use crate::verdict::Limits;
 
 /// How a contender wants the lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Claim {
-    /// The hold limit in milliseconds, for the record.
-    pub max_hold_ms: u64,
+    /// The hold limit in milliseconds, for the record; `None`: no limit.
+    pub max_hold_ms: Option<u64>,
+    /// What the lock is for, for the record.
+    pub label: Option<Arc<str>>,
     /// How old a lock must be before its age counts.
     pub limits: Limits,
     /// Whether this process holds this lock already. True only in a sweep or an inspection.

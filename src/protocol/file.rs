@@ -33,6 +33,7 @@ pub struct HeldLock {
     token: String,
     /// Our place in the queue, if we have one. We keep the turn for as long as we hold.
     place: Option<Place>,
+    is_taken_over: bool,
 }
 
 impl LockFile {
@@ -44,12 +45,32 @@ impl LockFile {
 
 impl HeldLock {
     pub(super) fn new(paths: &LockPaths, file: LockFile, token: String) -> Self {
-        Self { paths: paths.clone(), file, token, place: None }
+        Self { paths: paths.clone(), file, token, place: None, is_taken_over: false }
     }
 
     /// The same lock, acquired by way of the queue.
     pub(super) fn by_turn(self, place: Option<Place>) -> Self {
         Self { place, ..self }
+    }
+
+    /// The same lock, which has replaced a dead one.
+    pub(super) fn by_takeover(self) -> Self {
+        Self { is_taken_over: true, ..self }
+    }
+
+    /// Whether it has replaced a dead lock.
+    pub fn is_taken_over(&self) -> bool {
+        self.is_taken_over
+    }
+
+    /// Our place in the queue, while we have one.
+    pub fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
+    /// Whether it is on a trusted file system.
+    pub fn is_trusted(&self) -> bool {
+        self.file.is_trusted()
     }
 
     /// The open lock file, to be watched.
@@ -67,7 +88,7 @@ impl HeldLock {
         names(self.paths.lock(), &self.file, Some(&self.token))
     }
 
-    /// Gives the lock back: removes the file if it is still ours, and only then.
+    /// Gives the lock back: removes the file if it is still ours, and only then. Returns whether it was.
     ///
     /// The order matters. First unlink, then unlock: a process that gets the flock finds the name gone. The
     /// turn is given up last: the next process in the queue wakes up when the path is vacant.
@@ -77,10 +98,13 @@ impl HeldLock {
     ///
     /// On an error the lock is free all the same, but a dead file stays; the next contender replaces it.
     /// Afterwards this value protects nothing.
-    pub fn release(&self) -> (Result<()>, Option<Place>) {
-        let removed = self
-            .is_at_its_path()
-            .and_then(|ours| if ours { remove(self.paths.lock()) } else { Ok(()) });
+    pub fn release(&self) -> (Result<bool>, Option<Place>) {
+        let was_ours = self.is_at_its_path().and_then(|ours| {
+            if ours {
+                remove(self.paths.lock())?;
+            }
+            Ok(ours)
+        });
         // Closing is not enough: a child between fork and exec may share the open file, and its flock.
         let unlocked = unlock(self.paths.lock(), &self.file);
         let place = self.place.clone().and_then(|mut place| {
@@ -91,7 +115,7 @@ impl HeldLock {
             place.leave();
             None
         });
-        (removed.and(unlocked), place)
+        (was_ours.and_then(|ours| unlocked.map(|()| ours)), place)
     }
 }
 
@@ -175,8 +199,10 @@ pub fn facts_of(
         Err(errno) => return Err(errno).during("read", path),
     };
     let is_trusted = file.is_trusted();
-    // On an untrusted file system a refused lease means nothing: NFS refuses without a delegation.
-    let writer = if is_trusted { os::lease(&file.file) } else { Lease::Unanswered };
+    // A flock is proof enough. On an untrusted file system a refused lease means nothing: NFS refuses without a
+    // delegation.
+    let asks = is_trusted && flock != Flock::Theirs;
+    let writer = if asks { os::lease(&file.file) } else { Lease::Unanswered };
     let mut facts = Facts {
         record: Record::decode(&bytes),
         flock,

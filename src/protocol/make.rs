@@ -44,10 +44,11 @@ pub fn write_record(paths: &LockPaths, claim: &Claim, blank: Blank) -> Result<He
         created_at: Some(to_iso(os::wall_ms())),
         starttime: own.start_time,
         comm: Some(own.comm.clone()),
-        max_hold_ms: Some(claim.max_hold_ms),
+        max_hold_ms: claim.max_hold_ms,
         boot_id: own.boot_id.clone(),
         pid_namespace: own.pid_namespace,
         witness,
+        label: claim.label.as_deref().map(str::to_owned),
         token: Some(token.clone()),
     };
     os::write(&file, record.encode().as_bytes(), 0).during("write", paths.lock())?;

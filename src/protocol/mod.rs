@@ -41,7 +41,7 @@ pub use claim::Claim;
 pub use file::HeldLock;
 pub use obstacle::{Obstacle, ToldBy};
 pub use paths::{LockPaths, Named, real_folder};
-pub use queue::{Place, Turn};
+pub use queue::{Place, Turn, is_waited_for};
 
 use std::time::Duration;
 

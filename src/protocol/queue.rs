@@ -73,6 +73,20 @@ pub fn join(paths: &LockPaths) -> Turn {
     Place::open(paths).map_or(Turn::NoQueue, Place::try_turn)
 }
 
+/// Whether another process waits in the queue. `own`: our place, if we have one.
+pub fn is_waited_for(paths: &LockPaths, own: Option<&Place>) -> bool {
+    // A process that removes the file has locked all bytes. It does not wait.
+    let is_used =
+        |file: &File| matches!(last_locked(file, u64::MAX), Ok(Some(byte)) if byte != ALL);
+    match os::status_at(&paths.queue()) {
+        Ok(found) if own.is_some_and(|place| place.id == found.id) => {
+            own.is_some_and(|place| is_used(&place.file))
+        }
+        Ok(found) if is_usable(&found) => os::open(&paths.queue()).is_ok_and(|file| is_used(&file)),
+        _ => false,
+    }
+}
+
 /// Removes the file of a stuck queue. The waiting processes notice that, and join anew.
 pub fn abandon(paths: &LockPaths) {
     if os::status_at(&paths.queue()).is_ok_and(|found| is_usable(&found)) {
@@ -161,7 +175,11 @@ impl Place {
         let byte = match self.byte {
             Some(byte) => byte,
             None => match self.take_byte()? {
-                Some(byte) => *self.byte.insert(byte),
+                Some(byte) => {
+                    // A holder that wants to know of waiters watches the file's times. On failure it isn't told.
+                    let _ = os::touch(&self.file);
+                    *self.byte.insert(byte)
+                }
                 // A process that removes the file has locked all bytes. It unlocks them soon.
                 None => return Ok(Standing::Behind(0)),
             },

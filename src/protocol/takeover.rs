@@ -50,6 +50,7 @@ pub fn take_over(
     let Some((held, notes_reads)) = temporary::name(paths, claim, dead)? else {
         return Ok(Takeover::Occupied);
     };
+    let held = held.by_takeover();
     let replaced = match names(paths.lock(), dead, None) {
         Ok(true) => exchange(paths, dead),
         Ok(false) => Ok(false),

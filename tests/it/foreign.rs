@@ -80,7 +80,7 @@ fn ways() -> Vec<(&'static str, Way)> {
             let waiting = session.obstacle();
             held.release().0.unwrap();
             match session.attempt_by(Approach::Flock(waiting)) {
-                Attempt::Acquired(held) => held.release().0.unwrap(),
+                Attempt::Acquired(held) => assert!(held.release().0.unwrap()),
                 other => panic!("{other:?}"),
             }
         }),

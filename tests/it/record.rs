@@ -22,6 +22,7 @@ fn a_record_reads_back_as_it_was_written() {
         boot_id: Some("b".into()),
         pid_namespace: Some(4_026_531_836),
         witness: Some(DeclaredWitness::Flock),
+        label: Some("nightly".into()),
         token: Some("t".into()),
     };
     assert_eq!(decode(&record.encode()), Some(record));

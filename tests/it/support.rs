@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use session_write_lock::error::Result;
-use session_write_lock::locks::{self, Environment, Grant, Request, Ticket};
+use session_write_lock::locks::{self, Environment, Grant, Loss, Request, Ticket};
 use session_write_lock::os;
 use session_write_lock::protocol::{
     self, Approach, Attempt, Claim, HeldLock, LockPaths, Obstacle, Place, inspect,
@@ -115,7 +115,8 @@ impl Session {
             session_file: self.file(),
             timeout_ms: None,
             stale_ms: 60_000,
-            max_hold_ms: 60_000,
+            max_hold_ms: Some(60_000),
+            label: None,
             allow_reentrant: true,
         }
     }
@@ -123,7 +124,7 @@ impl Session {
 
 pub fn claim() -> Claim {
     let limits = Limits::new(60_000, Some(100));
-    Claim { max_hold_ms: 60_000, limits, is_held_here: false, may_queue: true }
+    Claim { max_hold_ms: Some(60_000), label: None, limits, is_held_here: false, may_queue: true }
 }
 
 /// An acquire that is under way.
@@ -155,7 +156,7 @@ impl Pending {
 }
 
 /// Releases and waits for the end of it.
-pub fn release(grant: &Grant) -> Result<()> {
+pub fn release(grant: &Grant) -> Result<Option<Loss>> {
     let (sender, receiver) = mpsc::channel();
     locks::release(grant.handle, Box::new(move |result| sender.send(result).unwrap()));
     receiver.recv_timeout(SOON).expect("a release came to no end")

@@ -46,7 +46,8 @@ pub fn paths() -> LockPaths {
 
 pub fn claim() -> Claim {
     Claim {
-        max_hold_ms: 1000,
+        max_hold_ms: Some(1000),
+        label: None,
         limits: Limits::new(1_800_000, Some(10_000)),
         is_held_here: false,
         may_queue: true,

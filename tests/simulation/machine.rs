@@ -395,7 +395,8 @@ fn request(number: u8) -> Request {
         session_file: "/f/s".into(),
         timeout_ms: None,
         stale_ms: claim().limits.stale_ms,
-        max_hold_ms: MAX_HOLD.as_millis().try_into().unwrap_or(0),
+        max_hold_ms: MAX_HOLD.as_millis().try_into().ok(),
+        label: None,
         allow_reentrant: true,
     }
 }

@@ -23,7 +23,8 @@ pub struct Request {
     pub session_file: PathBuf,
     pub timeout_ms: Option<u64>,
     pub stale_ms: u64,
-    pub max_hold_ms: u64,
+    pub max_hold_ms: Option<u64>,
+    pub label: Option<std::sync::Arc<str>>,
     pub allow_reentrant: bool,
 }
 

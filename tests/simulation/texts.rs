@@ -19,6 +19,7 @@ pub fn bytes_of(text: Text) -> Vec<u8> {
             max_hold_ms: Some(1000),
             boot_id: boot_id(),
             pid_namespace: None,
+            label: None,
             witness: promises.then_some(DeclaredWitness::Flock),
             // Whose it is: two processes have no token in common.
             token: Some(format!(

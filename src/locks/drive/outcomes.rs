@@ -9,7 +9,7 @@ use super::{Caller, Todo, guarded, release, report};
 use crate::error::Error;
 use crate::locks::lock::HUNG_AFTER;
 use crate::locks::order::{Order, Waiter};
-use crate::locks::{Acquisition, Grant, Handle, Registry, Request, with_registry};
+use crate::locks::{self, Acquisition, Grant, Handle, Registry, Request, with_registry};
 use crate::os::{self, Errno};
 use crate::process;
 use crate::protocol::{self, HeldLock, LockPaths, inspect};
@@ -45,7 +45,12 @@ pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
         }
         return todo;
     }
-    let grant = Grant { handle, lock_path: paths.lock().to_owned() };
+    let is_taken_over = with_registry(|registry| {
+        // Later acquisitions share a hold that is reported already.
+        let hold = registry.locks.get(paths).and_then(|entry| entry.lock.hold());
+        hold.is_some_and(|it| it.lock.is_taken_over() && it.handles.first() == Some(&handle))
+    });
+    let grant = Grant { handle, lock_path: paths.lock().to_owned(), is_taken_over };
     (waiter.caller.deliver)(Ok(grant));
     Todo::default()
 }
@@ -74,12 +79,14 @@ pub fn start_anew(
 pub fn expire(paths: &LockPaths, waiters: Vec<Waiter<Caller>>, cause: Option<Error>) {
     let waiters = Arc::new(Mutex::new(waiters));
     let tell_all = {
-        let (waiters, lock_path) = (Arc::clone(&waiters), paths.lock().to_owned());
+        let (waiters, paths) = (Arc::clone(&waiters), paths.clone());
         move |facts: Option<&Facts>, cause: Option<&Error>| {
+            let is_held_here = locks::is_held_here(&paths);
             let waiters =
                 std::mem::take(&mut *waiters.lock().unwrap_or_else(PoisonError::into_inner));
             for Waiter { request, caller, .. } in waiters {
-                let error = timeout(&request, lock_path.clone(), facts, cause);
+                let lock_path = paths.lock().to_owned();
+                let error = timeout(&request, lock_path, is_held_here, facts, cause);
                 (caller.deliver)(Err(error));
             }
         }
@@ -102,6 +109,7 @@ pub fn expire(paths: &LockPaths, waiters: Vec<Waiter<Caller>>, cause: Option<Err
 pub fn timeout(
     request: &Request,
     lock_path: PathBuf,
+    is_held_here: bool,
     facts: Option<&Facts>,
     cause: Option<&Error>,
 ) -> Error {
@@ -110,6 +118,7 @@ pub fn timeout(
     Error::Timeout {
         timeout_ms: request.timeout_ms.unwrap_or(0),
         lock_path,
+        is_held_here,
         report: Box::new(report.unwrap_or_default()),
         cause: cause.cloned().map(Box::new),
     }

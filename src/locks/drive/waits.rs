@@ -5,10 +5,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::{Todo, happen, happen_by_timer, happen_here, report};
-use crate::locks::{Handle, TellLoss, with_registry};
+use crate::locks::{Handle, TellLoss, TellWanted, with_registry};
 use crate::os::{self, Errno, blocked};
 use crate::process;
-use crate::protocol::{HeldLock, LockPaths, Obstacle, Place, ToldBy};
+use crate::protocol::{self, HeldLock, LockPaths, Obstacle, Place, ToldBy};
 
 pub fn wait_for_turn(paths: &LockPaths, number: u64, place: Place) -> Todo {
     process::own(); // read now, so that it is known when the turn comes
@@ -130,23 +130,75 @@ pub fn watch_loss(handle: Handle, tell: TellLoss) {
                     entry.loss_watch = Some(watch);
                 }
             }),
-            Err(_) => look_for_loss(paths.clone(), Arc::downgrade(&held)),
+            Err(_) => check_often(paths.clone(), Arc::downgrade(&held), |paths| {
+                happen_by_timer(paths, |lock, _| lock.check_path());
+            }),
         }
     }
     // The lock may have been lost before the watch was set up.
     happen_here(&paths, |lock, _| lock.check_path());
 }
 
-/// Without inotify: checks the path once a second for as long as the lock is held.
-fn look_for_loss(paths: LockPaths, held: Weak<HeldLock>) {
+/// Without inotify: calls `check` once a second for as long as the lock is held.
+fn check_often(paths: LockPaths, held: Weak<HeldLock>, check: fn(&LockPaths)) {
     const EVERY: Duration = Duration::from_secs(1);
 
-    let check = move || {
+    let ring = move || {
         if held.strong_count() > 0 {
-            happen_by_timer(&paths, |lock, _| lock.check_path());
-            look_for_loss(paths, held);
+            check(&paths);
+            check_often(paths, held, check);
         }
     };
     // Without a thread the signal never fires; `lock.held` still works.
-    os::at(os::now() + EVERY, check).into_iter().for_each(os::Timer::detach);
+    os::at(os::now() + EVERY, ring).into_iter().for_each(os::Timer::detach);
+}
+
+/// See [`super::super::watch_wanted`].
+pub fn watch_wanted(handle: Handle, tell: TellWanted) {
+    let held = with_registry(|registry| {
+        let (paths, held) = registry.held(handle)?;
+        let entry = registry.locks.get_mut(&paths)?;
+        entry.tell_wanted.push(tell);
+        Some((paths, held, entry.tell_wanted.len() == 1))
+    });
+    let Some((paths, held, is_new)) = held else {
+        return;
+    };
+    if is_new && held.is_trusted() {
+        let its_paths = paths.clone();
+        match os::on_touch(&paths.queue(), move || look_for_waiters(&its_paths)) {
+            Ok(watch) => with_registry(|registry| {
+                if let Some(entry) = registry.locks.get_mut(&paths).filter(|e| e.lock.holds(&held))
+                {
+                    entry.wanted_watch = Some(watch);
+                }
+            }),
+            Err(_) => check_often(paths.clone(), Arc::downgrade(&held), look_for_waiters),
+        }
+    }
+    // Somebody may wait already.
+    look_for_waiters(&paths);
+    happen_here(&paths, |_, _| {});
+}
+
+/// Tells the listeners if another process waits in the queue. On a worker: the disk may be frozen.
+fn look_for_waiters(paths: &LockPaths) {
+    let paths = paths.clone();
+    os::run(Box::new(move |_| {
+        let place = with_registry(|registry| {
+            let entry = registry.locks.get(&paths).filter(|entry| !entry.tell_wanted.is_empty())?;
+            entry.lock.hold().map(|hold| hold.lock.place().cloned())
+        });
+        if place.is_some_and(|place| protocol::is_waited_for(&paths, place.as_ref())) {
+            let (told, watch) = with_registry(|registry| {
+                let entry = registry.locks.get_mut(&paths)?;
+                Some((std::mem::take(&mut entry.tell_wanted), entry.wanted_watch.take()))
+            })
+            .unwrap_or_default();
+            drop(watch);
+            for tell in told {
+                tell();
+            }
+        }
+    }));
 }

@@ -32,7 +32,8 @@ impl<C> Lock<C> {
             environment: request.environment,
             handles: vec![request.handle],
             since: now,
-            limit: Duration::from_millis(request.max_hold_ms),
+            limit: request.max_hold_ms.map(Duration::from_millis),
+            label: request.label.clone(),
             check_at: (!self.waiters.is_empty()).then(|| now + SAFETY_NET),
         });
     }
@@ -86,6 +87,7 @@ impl<C> Lock<C> {
         let error = Error::Timeout {
             timeout_ms: waiter.request.timeout_ms.unwrap_or(0),
             lock_path: self.paths.lock().to_owned(),
+            is_held_here: self.hold().is_some(),
             report: Box::new(Report::default()),
             cause: None,
         };

@@ -13,8 +13,11 @@
 //! The inotify instance is created with the first watch on a file. The kernel may refuse it (128 per user by
 //! default); timers must work all the same.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -33,7 +36,23 @@ use crate::os::{Errno, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Token {
     File(i32),
+    /// The watch of a folder, and the hash of the name of one entry.
+    Entry(i32, u64),
     Process(i32),
+}
+
+impl Token {
+    /// Whether both belong to the watch of one folder.
+    pub fn shares(self, other: Self) -> bool {
+        matches!((self, other), (Self::Entry(one, _), Self::Entry(two, _)) if one == two)
+    }
+}
+
+/// Two names with one hash cost a callback too many.
+fn hash(name: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(name);
+    hasher.finish()
 }
 
 /// What ended a sleep.
@@ -107,6 +126,16 @@ impl Events {
         Ok(Token::File(inotify::add_watch(self.inotify()?, file.proc_path(), mask)?))
     }
 
+    /// Watches the attributes of one entry of a folder.
+    pub fn watch_entry(&self, path: &Path) -> Result<Token> {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Errno::INVAL);
+        };
+        let watch =
+            inotify::add_watch(self.inotify()?, folder, WatchFlags::ATTRIB | WatchFlags::ONLYDIR)?;
+        Ok(Token::Entry(watch, hash(name.as_bytes())))
+    }
+
     /// `SRCH` if the process has ended already.
     pub fn watch_process(&self, pid: i32) -> Result<Token> {
         let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
@@ -123,7 +152,7 @@ impl Events {
     pub fn unwatch(&self, token: Token) {
         match token {
             // Fails if the inode is gone, and the watch with it.
-            Token::File(watch) => {
+            Token::File(watch) | Token::Entry(watch, _) => {
                 if let Some(inotify) = self.inotify.get() {
                     let _ = inotify::remove_watch(inotify, watch);
                 }
@@ -158,7 +187,10 @@ impl Events {
                 events.push(Event::Overflow);
             } else if !what.contains(ReadFlags::IGNORED) {
                 // `IGNORED` reports the end of a watch, not a change.
-                events.push(Event::To(Token::File(event.wd())));
+                events.push(Event::To(match event.file_name() {
+                    Some(name) => Token::Entry(event.wd(), hash(name.to_bytes())),
+                    None => Token::File(event.wd()),
+                }));
             }
         }
     }

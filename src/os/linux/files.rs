@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps,
-    UTIME_OMIT,
+    UTIME_NOW, UTIME_OMIT,
 };
 
 use crate::os::{Entry, Errno, FileId, FileKind, Lease, Result, Status};
@@ -117,6 +117,12 @@ pub fn forget_reads(file: &File) -> Result<()> {
     let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     let times = Timestamps { last_access: never, last_modification: omit };
     Ok(rustix::fs::futimens(file, &times)?)
+}
+
+/// Sets both times to now. That raises `IN_ATTRIB`, see [`on_touch`](crate::os::on_touch).
+pub fn touch(file: &File) -> Result<()> {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    Ok(rustix::fs::futimens(file, &Timestamps { last_access: now, last_modification: now })?)
 }
 
 // --- Names --------------------------------------------------------------------------------------

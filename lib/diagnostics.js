@@ -1,0 +1,53 @@
+"use strict";
+
+/** What subscribers of `node:diagnostics_channel` are told. Without subscribers it costs nothing. */
+
+const { channel, tracingChannel } = require("node:diagnostics_channel");
+
+const wait = channel("session-write-lock:wait");
+const takeover = channel("session-write-lock:takeover");
+const lost = channel("session-write-lock:lost");
+const watchdog = channel("session-write-lock:watchdog");
+
+/** Missing before Node 18.19. */
+const acquire = tracingChannel?.("session-write-lock:acquire");
+
+function isTraced() {
+  const channels = ["start", "end", "asyncStart", "asyncEnd", "error"];
+  return acquire !== undefined && channels.some((name) => acquire[name].hasSubscribers);
+}
+
+/** Runs `start`, which returns a promise, and traces it if somebody wants that. */
+function traceAcquire({ file, label }, start) {
+  return isTraced() ? acquire.tracePromise(start, { file, label }) : start();
+}
+
+function publishWait({ file, label }) {
+  if (wait.hasSubscribers) {
+    wait.publish({ file, label });
+  }
+}
+
+function publishTakeover(lockPath, { label }) {
+  if (takeover.hasSubscribers) {
+    takeover.publish({ lockPath, label });
+  }
+}
+
+function wantsLosses() {
+  return lost.hasSubscribers;
+}
+
+function publishLoss(error) {
+  if (lost.hasSubscribers) {
+    lost.publish({ lockPath: error.lockPath, how: error.how });
+  }
+}
+
+function publishWatchdog(exceeded) {
+  if (watchdog.hasSubscribers) {
+    watchdog.publish(exceeded);
+  }
+}
+
+module.exports = { publishLoss, publishTakeover, publishWait, publishWatchdog, traceAcquire, wantsLosses };

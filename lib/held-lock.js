@@ -1,0 +1,106 @@
+"use strict";
+
+/** A lock that this process holds: its object, its end, and what its holder can be told. */
+
+const { clientOf, lossListeners, native, nextTicket, outcomeOf } = require("./client.js");
+const { waiterListeners, warningListeners } = require("./client.js");
+const { publishLoss } = require("./diagnostics.js");
+const { refusalError } = require("./errors.js");
+
+class Lock {
+  #face;
+  #handle;
+  #released;
+  #signal;
+  #wanted;
+
+  constructor(face, handle, lockPath) {
+    this.#face = face;
+    this.#handle = handle;
+    this.lockPath = lockPath;
+    // It needs no `this`: callers take it out of the lock and pass it around.
+    this.release = () => (this.#released ??= this.#release());
+  }
+
+  get held() {
+    return native.isHeld(this.#handle);
+  }
+
+  get signal() {
+    this.#signal ??= this.#released
+      ? new AbortController().signal
+      : lossSignal(this.#face, this.#handle, this.lockPath);
+    return this.#signal;
+  }
+
+  get wanted() {
+    this.#wanted ??= this.#released ? new AbortController().signal : waiterSignal(this.#face, this.#handle);
+    return this.#wanted;
+  }
+
+  async #release() {
+    const how = await giveBack(this.#face, this.#handle);
+    if (!this.#face.rejectsWhenLost) {
+      return;
+    }
+    if (this.#signal?.aborted) {
+      throw this.#signal.reason;
+    }
+    if (how) {
+      throw new this.#face.LostError({ lockPath: this.lockPath, how });
+    }
+  }
+}
+
+if (Symbol.asyncDispose) {
+  Lock.prototype[Symbol.asyncDispose] = function dispose() {
+    return this.release();
+  };
+}
+
+/** Gives an acquisition back. Resolves to how the lock was lost before, or `undefined`. */
+async function giveBack(face, handle) {
+  lossListeners.delete(handle);
+  waiterListeners.delete(handle);
+  warningListeners.delete(handle);
+  const ticket = nextTicket();
+  const { refusal, lost } = clientOf(face).release(ticket, handle) ?? (await outcomeOf(ticket));
+  if (refusal) {
+    throw refusalError(face, refusal);
+  }
+  return lost;
+}
+
+/** A signal that aborts with a `LostError` when the lock is lost. */
+function lossSignal(face, handle, lockPath) {
+  const controller = new AbortController();
+  const abort = inThisContext((how) => {
+    const error = new face.LostError({ lockPath, how });
+    publishLoss(error);
+    controller.abort(error);
+  });
+  lossListeners.set(handle, abort);
+  const how = clientOf(face).watchLoss(handle);
+  if (how) {
+    lossListeners.delete(handle);
+    abort(how);
+  }
+  return controller.signal;
+}
+
+/** A signal that aborts when somebody begins to wait for the lock. */
+function waiterSignal(face, handle) {
+  const controller = new AbortController();
+  const abort = inThisContext(() => controller.abort());
+  waiterListeners.set(handle, abort);
+  clientOf(face).watchWanted(handle);
+  return controller.signal;
+}
+
+/** The same function, which runs in the asynchronous context of the caller. */
+function inThisContext(callback) {
+  const { AsyncResource } = require("node:async_hooks");
+  return AsyncResource.bind(callback);
+}
+
+module.exports = { Lock, giveBack };
