@@ -143,7 +143,7 @@ test("held by an older process, which has the file open", async () => {
 
 test("held by a child that has inherited it", async () => {
   const scene = newScene();
-  const run = start(["run", scene.session.sessionFile, "sh", "-c", "echo $$; exec sleep 60"]);
+  const run = start(["run", "chat.jsonl", "sh", "-c", "echo $$; exec sleep 60"], { cwd: scene.session.folder });
   await run.printed("\n");
   const child = Number(run.stdout);
   onTestFinished(() => void process.kill(child, "SIGKILL"));
@@ -179,6 +179,14 @@ testWith("pid namespaces")("held in another container, seen from the host", asyn
   // What we have started is `unshare`; the process in the container is its child.
   const pid = Number(execFileSync("pgrep", ["-P", String(holder.pid)], { encoding: "utf8" }));
   await show("held-in-container", { ...scene, pids: { HOLDER: pid } });
+});
+
+testWith("pid namespaces")("held by an older process in another container, seen from the host", async () => {
+  const scene = newScene();
+  const holder = await Agent.start({ through: CONTAINER });
+  await holder.acquireAsTypeScript({ sessionFile: scene.session.sessionFile });
+  const pid = Number(execFileSync("pgrep", ["-P", String(holder.pid)], { encoding: "utf8" }));
+  await show("held-by-older-process-in-container", { ...scene, pids: { HOLDER: pid } });
 });
 
 testWith("pid namespaces")("held outside, seen from a container", async () => {

@@ -179,6 +179,9 @@ const UNPROVED_ADVICE = {
 // --- Which processes have it ----------------------------------------------------------------------
 
 function aboutHolders({ holders, verdict, pid }) {
+  if (verdict === "dead") {
+    return ""; // a process that has it open now only looks at it
+  }
   if (holders.length === 0) {
     return verdict === "held" ? "None that can be seen from here." : "";
   }
@@ -212,7 +215,8 @@ function aboutWaiters({ waiters }) {
 
 // --- What the file says ---------------------------------------------------------------------------
 
-function fileSays({ lockPath, holder, cause, createdAt, ageMs, writer }) {
+function fileSays(inspection) {
+  const { lockPath, holder, cause, createdAt, ageMs } = inspection;
   const name = printable(lockPath);
   if (holder === null) {
     return cause
@@ -220,7 +224,7 @@ function fileSays({ lockPath, holder, cause, createdAt, ageMs, writer }) {
       : `There is a lock file, ${name}, without a record: it is empty, torn or something else.`;
   }
   const when = createdAt === null ? "" : ` on ${utc(createdAt)}${ago(ageMs)}`;
-  return [`${name} was written${when} by ${recorded(holder, writer)}.`, promises(holder)];
+  return [`${name} was written${when} by ${recorded(inspection)}.`, promises(holder)];
 }
 
 function utc(createdAt) {
@@ -232,11 +236,14 @@ function ago(ageMs) {
   return ageMs === null ? "" : `, ${duration(ageMs)} ago,`;
 }
 
-function recorded({ pid, comm }, writer) {
-  const name = comm === undefined ? "" : `, called ${printable(comm)},`;
-  return pid === undefined
-    ? "a process that it doesn't name"
-    : `process ${pid}${name}${ELSEWHERE[writer] ?? ""}`.replace(/,$/, "");
+function recorded({ pid, comm, writer, holders }) {
+  if (pid === null) {
+    return "a process that it doesn't name";
+  }
+  // The older module records no pid namespace.
+  const hasOtherNumber = holders.some((holder) => holder.isWriter && holder.pid !== pid);
+  const where = ELSEWHERE[hasOtherNumber ? "other-namespace" : writer] ?? "";
+  return [`process ${pid}`, comm && `called ${printable(comm)}`, where.trim()].filter(Boolean).join(", ");
 }
 
 function promises({ maxHoldMs, witness }) {
