@@ -4,7 +4,7 @@
  */
 
 import { execFileSync } from "node:child_process";
-import { chmodSync, mkdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 
@@ -20,6 +20,11 @@ const DAY = 24 * HOUR;
 const NOBODY = 4_194_305;
 
 const CONTAINER = ["unshare", "-pfm", "--mount-proc"];
+
+/** What `CONTAINER` starts is `unshare`'s child. */
+function childOf(pid: number): number {
+  return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8"));
+}
 
 interface Scene {
   session: ReturnType<typeof newSession>;
@@ -176,17 +181,14 @@ testWith("pid namespaces")("held in another container, seen from the host", asyn
   const scene = newScene();
   const holder = await Agent.start({ through: CONTAINER });
   await holder.acquire({ sessionFile: scene.session.sessionFile });
-  // What we have started is `unshare`; the process in the container is its child.
-  const pid = Number(execFileSync("pgrep", ["-P", String(holder.pid)], { encoding: "utf8" }));
-  await show("held-in-container", { ...scene, pids: { HOLDER: pid } });
+  await show("held-in-container", { ...scene, pids: { HOLDER: childOf(holder.pid) } });
 });
 
 testWith("pid namespaces")("held by an older process in another container, seen from the host", async () => {
   const scene = newScene();
   const holder = await Agent.start({ through: CONTAINER });
   await holder.acquireAsTypeScript({ sessionFile: scene.session.sessionFile });
-  const pid = Number(execFileSync("pgrep", ["-P", String(holder.pid)], { encoding: "utf8" }));
-  await show("held-by-older-process-in-container", { ...scene, pids: { HOLDER: pid } });
+  await show("held-by-older-process-in-container", { ...scene, pids: { HOLDER: childOf(holder.pid) } });
 });
 
 testWith("pid namespaces")("held outside, seen from a container", async () => {

@@ -333,7 +333,10 @@ describe("a sweep", () => {
     for (const sessionsDir of ["", "a\0b"]) {
       await expect(clean({ sessionsDir })).rejects.toMatchObject({ code: "ERR_INVALID_ARG_VALUE" });
     }
-    const options = [{ staleMs: "1" }, { nowMs: "1" }, { removeStale: 1 }, { recursive: "no" }, { log: "x" }, { log: { warn: 1 } }];
+    const options = [
+      ...[{ staleMs: "1" }, { nowMs: "1" }, { removeStale: 1 }, { recursive: "no" }, { log: "x" }, { log: { warn: 1 } }],
+      ...[{ anyName: "yes" }, { processes: 1 }, { onProgress: {} }],
+    ];
     for (const wrong of options) {
       await expect(clean({ sessionsDir: "x", ...wrong })).rejects.toMatchObject({ code: "ERR_INVALID_ARG_TYPE" });
     }
