@@ -1134,6 +1134,20 @@ describe("the program", () => {
     }
   });
 
+  test("is one file that needs no other package, and runs from its sources where it was not built", async () => {
+    const { dependencies = {} } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8"));
+    expect(dependencies).toEqual({});
+    const bundle = readFileSync(path.join(root, "dist/cli.cjs"), "utf8");
+    const needed = [...bundle.matchAll(/\b(?:require|import)\("([^"]+)"\)/g)].map((match) => match[1]!);
+    expect(needed.filter((name) => !name.startsWith("node:"))).toEqual([]);
+    const copy = temporaryFolder();
+    for (const name of ["bin", "cli", "package.json"]) {
+      cpSync(path.join(root, name), path.join(copy, name), { recursive: true });
+    }
+    const program = path.join(copy, "bin/session-write-lock.mjs");
+    expect(await call(["--help"], { program })).toEqual(await call(["--help"]));
+  });
+
   test("ends quietly when nobody reads any more", async () => {
     const { folder } = newSession();
     const run = start(["status", "--watch"], { cwd: folder });

@@ -1,8 +1,17 @@
 #!/usr/bin/env node
-import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
 
-// A package has the bundle, which starts faster. A checkout that was not built has the sources.
-const bundle = new URL("../dist/cli.mjs", import.meta.url);
-const { main } = await import(existsSync(bundle) ? bundle.href : "../cli/main.mjs");
+const require = createRequire(import.meta.url);
 
-await main(process.argv.slice(2));
+await (await loadMain())(process.argv.slice(2), require);
+
+/** A package has the bundle, which starts faster. A checkout that was not built has the sources. */
+async function loadMain() {
+  let bundle;
+  try {
+    bundle = require.resolve("../dist/cli.cjs");
+  } catch {
+    return (await import("../cli/main.mjs")).main;
+  }
+  return require(bundle).main;
+}

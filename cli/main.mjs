@@ -3,8 +3,6 @@
  * of its own, which is loaded when it is needed; so is the addon, so that help works on every system.
  */
 
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { parseArgs } from "node:util";
 
 import { HELP, OPTIONS, PROGRAM_HELP } from "./help.mjs";
@@ -22,8 +20,8 @@ class UsageError extends Error {
   }
 }
 
-/** Does what the words say, and leaves the status for the end of the process. */
-export async function main(words) {
+/** Does what the words say, and leaves the status for the end of the process. `load` is the `require` of `bin/`. */
+export async function main(words, load) {
   const failure = words[0] === "run" ? FAILED : ERROR;
   process.on("uncaughtException", (error) => fail(error, failure));
   // The reader has closed the pipe. The answer is incomplete, but nobody is left to be told.
@@ -31,7 +29,7 @@ export async function main(words) {
   // A complaint that nobody reads must not end a process that holds a lock.
   process.stderr.on("error", () => {});
   try {
-    process.exitCode = await execute(words);
+    process.exitCode = await execute(words, load);
   } catch (error) {
     fail(error, failure);
   }
@@ -48,20 +46,24 @@ function fail(error, status) {
 }
 
 /** Returns the status to end with. */
-function execute([name, ...words]) {
+function execute([name, ...words], load) {
   if (name === undefined) {
     process.stderr.write(PROGRAM_HELP);
     return ERROR;
   }
   if (["-V", "--version"].includes(name)) {
-    return show(`${JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")).version}\n`);
+    return show(`${load("../package.json").version}\n`);
   }
   if (["-h", "--help", "help"].includes(name)) {
     return show(words.length === 0 ? PROGRAM_HELP : HELP[commandNamed(words[0])]);
   }
   const command = commandNamed(name);
   const { options, operands } = parse(command, words);
-  return options.help ? show(HELP[command]) : COMMANDS[command](options, operands);
+  if (options.help) {
+    return show(HELP[command]);
+  }
+  // Without a binary this throws the package's own error.
+  return COMMANDS[command](options, operands, () => load("../index.js"));
 }
 
 function show(text) {
@@ -81,23 +83,23 @@ function commandNamed(name) {
 const MORE_HELP = "(session-write-lock --help tells more)";
 
 const COMMANDS = {
-  async status(options, folders) {
+  async status(options, folders, loadPackage) {
     const { status } = await import("./status.mjs");
     return status(orHere(folders), options, loadPackage());
   },
 
-  async clean(options, folders) {
+  async clean(options, folders, loadPackage) {
     const { clean } = await import("./clean.mjs");
     return clean(orHere(folders), options, loadPackage());
   },
 
-  async run(options, [session, ...words]) {
+  async run(options, [session, ...words], loadPackage) {
     const command = commandToRun(options, words);
     const { run } = await import("./run.mjs");
     return run(session, command, options, loadPackage());
   },
 
-  async why(options, [session]) {
+  async why(options, [session], loadPackage) {
     const { why } = await import("./why.mjs");
     return why(session, options, loadPackage());
   },
@@ -116,11 +118,6 @@ function commandToRun({ command }, words) {
 
 function orHere(folders) {
   return folders.length > 0 ? folders : ["."];
-}
-
-/** Without a binary this throws the package's own error. */
-function loadPackage() {
-  return createRequire(import.meta.url)("../index.js");
 }
 
 // --- Words ---------------------------------------------------------------------------------------
