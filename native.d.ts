@@ -55,6 +55,8 @@ export interface Granted {
   lockPath: string
   /** It has replaced a dead lock. */
   isTakenOver: boolean
+  /** Somebody was in its way. */
+  hasWaited: boolean
 }
 
 /** A lock that this process holds. */

@@ -65,6 +65,13 @@ const TARGETS = [
     show: times,
   },
   {
+    what: "`lock.wanted`: from a waiter's call to the holder's event, p99",
+    needs: ["wanted"],
+    value: ({ wanted }) => wanted.addon.p99,
+    atMost: 5,
+    show: ms,
+  },
+  {
     what: "takeover after SIGKILL, p50, against fs-ext flock",
     why: "The dead lock file is exchanged for a new one, and settles if another process has it open just then.",
     needs: ["takeover"],

@@ -67,7 +67,7 @@ async function syncPairs(lock, { sessionFile, count }) {
 async function emptyCalls(lock, { kind, count }) {
   const native = require("../native.js");
   let settle;
-  const client = new native.Client(() => settle());
+  const client = new native.Client(() => settle(), false);
   const calls = {
     release: (ticket) => client.release(ticket, 0),
     acquire: (ticket) => client.acquire(ticket, "/", 1, 1, 1, false),
@@ -96,6 +96,33 @@ async function releaseAfter(lock, { ms }) {
 
 async function releaseBegan() {
   return releasedAt;
+}
+
+let toldAt;
+
+/** Acquires by the general face and asks to be told of a waiter; then the holder lets go. */
+async function holdUntilWanted(_, { sessionFile }) {
+  const held = await require("../index.js").lock(sessionFile);
+  const { wanted } = held;
+  toldAt = new Promise((resolve) => {
+    wanted.addEventListener("abort", async () => {
+      const at = now();
+      await held.release();
+      resolve(at);
+    });
+  });
+}
+
+async function wantedAt() {
+  return toldAt;
+}
+
+/** Waits for a lock, gives it back, and says when it began to wait. */
+async function waitOnce(_, { sessionFile }) {
+  const at = now();
+  const held = await require("../index.js").lock(sessionFile);
+  await held.release();
+  return at;
 }
 
 /** Hands a lock from one waiter of this process to the next; how long that took each time. */
@@ -288,6 +315,9 @@ export const tasks = {
   contend,
   crowd,
   emptyCalls,
+  holdUntilWanted,
+  wantedAt,
+  waitOnce,
   handOffInside,
   holdForever,
   holdMany,

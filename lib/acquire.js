@@ -3,7 +3,13 @@
 /** Getting a lock, for both faces. */
 
 const { clientOf, expect, forget, native, nextTicket, outcomeOf, warningListeners } = require("./client.js");
-const { publishTakeover, publishWait, traceAcquire, wantsLosses } = require("./diagnostics.js");
+const {
+  beginWait,
+  publishTakeover,
+  publishWait,
+  traceAcquire,
+  wantsLosses,
+} = require("./diagnostics.js");
 const { installListeners } = require("./ending.js");
 const { refusalError, timeoutError } = require("./errors.js");
 const { Lock, giveBack } = require("./held-lock.js");
@@ -18,6 +24,7 @@ function acquire(request) {
   try {
     requirePermission("fs.write", `${request.file}.lock`);
     installListeners(request);
+    request.since = beginWait();
     return traceAcquire(request, () => contend(request));
   } catch (error) {
     return Promise.reject(error);
@@ -33,9 +40,6 @@ function contend(request) {
   }
   const ticket = nextTicket();
   const outcome = clientOf(request.face).acquire(ticket, ...nativeArguments(request));
-  if (!outcome) {
-    publishWait(request);
-  }
   // An outcome that is here already is awaited as well: the caller may release everything before it hears of
   // the lock, and must not be given one that is gone.
   const told = outcome ? Promise.resolve(outcome) : outcomeUnlessAborted(ticket, request);
@@ -44,6 +48,9 @@ function contend(request) {
 
 /** The lock that was granted, or the error. Here, where the stack leads to the caller. */
 function conclude(request, { granted, timeout, refusal }) {
+  if (timeout || granted?.hasWaited) {
+    publishWait(request);
+  }
   if (granted && native.isRegistered(granted.handle)) {
     return lockOf(request, granted);
   }

@@ -22,9 +22,15 @@ function traceAcquire({ file, label }, start) {
   return isTraced() ? acquire.tracePromise(start, { file, label }) : start();
 }
 
-function publishWait({ file, label }) {
-  if (wait.hasSubscribers) {
-    wait.publish({ file, label });
+/** The instant to reckon a wait from, if somebody wants to know. */
+function beginWait() {
+  return wait.hasSubscribers ? performance.now() : undefined;
+}
+
+/** A wait is over, by the lock or by a time-out. */
+function publishWait({ file, label, since }) {
+  if (since !== undefined) {
+    wait.publish({ file, label, waitedMs: performance.now() - since });
   }
 }
 
@@ -50,4 +56,12 @@ function publishWatchdog(exceeded) {
   }
 }
 
-module.exports = { publishLoss, publishTakeover, publishWait, publishWatchdog, traceAcquire, wantsLosses };
+module.exports = {
+  beginWait,
+  publishLoss,
+  publishTakeover,
+  publishWait,
+  publishWatchdog,
+  traceAcquire,
+  wantsLosses,
+};

@@ -142,7 +142,7 @@ function endIfAlone(signal) {
  * number where other copies find it.
  */
 function countOfSignalExit() {
-  const emitters = [process.__signal_exit_emitter__, process[Symbol.for("signal-exit emitter")]];
+  const emitters = [process.__signal_exit_emitter__, globalThis[Symbol.for("signal-exit emitter")]];
   return emitters.reduce((sum, emitter) => sum + (Number(emitter?.count) || 0), 0);
 }
 

@@ -1,4 +1,4 @@
-//! A session write lock for Node: a dead lock never blocks, a live lock is never taken.
+//! Locks between processes for Node: a dead lock never blocks, a live lock is never taken.
 //!
 //! A gateway keeps each conversation in a transcript `<name>.jsonl` and guards it with a lock file
 //! `<name>.jsonl.lock`. While the file exists, the session is locked; the JSON in it names the holder. The
@@ -29,7 +29,8 @@
 //! * *queue*, *queue file*, *place*, *turn*: see [`protocol`]'s `queue`.
 //! * *obstacle*: the lock or the error in a contender's way.
 //! * *release*: the holder gives the lock back. *loss*: the holder's lock ends without a release.
-//! * *environment*: one JavaScript world. *hold*: what an environment has while it holds;
+//! * *face*: the functions for any file, or those for sessions. *environment*: one face in one JavaScript
+//!   world. *label*: what a lock is for, in its holder's words. *hold*: what an environment has while it holds;
 //!   *acquisition*: one acquire that shares it. *handle*, *ticket*: the numbers of an acquisition and
 //!   of an acquire.
 //! * *event*, *order*: the input and the output of a lock's state machine.

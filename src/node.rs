@@ -119,6 +119,8 @@ pub struct Granted {
     pub lock_path: String,
     /// It has replaced a dead lock.
     pub is_taken_over: bool,
+    /// Somebody was in its way.
+    pub has_waited: bool,
 }
 
 /// The deadline came.
@@ -651,9 +653,10 @@ fn tell_outcome(tell: &Tell, ticket: f64, outcome: Outcome) {
 }
 
 impl From<Grant> for Outcome {
-    fn from(Grant { handle, lock_path, is_taken_over }: Grant) -> Self {
+    fn from(Grant { handle, lock_path, is_taken_over, has_waited }: Grant) -> Self {
         let lock_path = text(&lock_path);
-        let granted = Granted { handle: handle.0 as f64, lock_path, is_taken_over };
+        let handle = handle.0 as f64;
+        let granted = Granted { handle, lock_path, is_taken_over, has_waited };
         Self { granted: Some(granted), ..Self::default() }
     }
 }

@@ -7,6 +7,7 @@ import { longWait } from "./idle.mjs";
 import { load } from "./load.mjs";
 import { mainThread } from "./mainthread.mjs";
 import { synchronous, uncontended } from "./uncontended.mjs";
+import { wanted } from "./wanted.mjs";
 
 export const scenarios = [
   uncontended,
@@ -14,6 +15,7 @@ export const scenarios = [
   handOffShort,
   handOffLong,
   handOffInside,
+  wanted,
   takeover,
   storm,
   contenders,

@@ -429,6 +429,7 @@ mod tests {
                 allow_reentrant: false,
             },
             deadline: None,
+            has_waited: false,
             caller: (),
         };
         let mut lock = Lock::new(paths.clone(), true);

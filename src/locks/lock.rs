@@ -175,7 +175,7 @@ impl<C> Lock<C> {
     // --- Events: what callers do --------------------------------------------------------------------
 
     /// A caller wants the lock, and waits for it.
-    pub fn acquire(&mut self, now: Instant, waiter: Waiter<C>) {
+    pub fn acquire(&mut self, now: Instant, mut waiter: Waiter<C>) {
         self.first_deadline = self.first_deadline.into_iter().chain(waiter.deadline).min();
         if let Stage::Held(hold) = &mut self.stage {
             if waiter.request.may_share(hold) {
@@ -183,7 +183,10 @@ impl<C> Lock<C> {
                 self.orders.push_back(Order::CheckPath(Arc::clone(&hold.lock)));
             } else {
                 hold.check_at.get_or_insert(now + SAFETY_NET);
+                waiter.has_waited = true;
             }
+        } else {
+            waiter.has_waited |= !matches!(self.stage, Stage::Idle);
         }
         self.waiters.push_back(waiter);
         if matches!(self.stage, Stage::Idle) {
@@ -272,15 +275,26 @@ impl<C> Lock<C> {
             Ok(Attempt::Acquired(lock)) => self.grant_first(now, Arc::new(lock)),
             Ok(Attempt::TakenOver(lock)) => self.settle(now, lock),
             Ok(Attempt::Queued(place)) => {
+                self.note_wait();
                 self.expire(now, None);
                 self.block_for_turn(now, place);
             }
-            Ok(Attempt::Contended(obstacle)) => self.stand_behind(now, obstacle),
+            Ok(Attempt::Contended(obstacle)) => {
+                self.note_wait();
+                self.stand_behind(now, obstacle);
+            }
             Err(error) => {
                 self.stage = Stage::Idle;
                 self.refuse_first(error);
                 self.go_on();
             }
+        }
+    }
+
+    /// The first waiter has to wait. Those behind it do so from the start.
+    fn note_wait(&mut self) {
+        if let Some(first) = self.waiters.front_mut() {
+            first.has_waited = true;
         }
     }
 

@@ -1,6 +1,6 @@
 //! The locks of this process.
 //!
-//! An *environment* is one JavaScript world: the main thread or a worker. Re-entrancy belongs to one
+//! An *environment* is one face of the lock in one JavaScript world, the main thread or a worker. Re-entrancy belongs to one
 //! environment; between environments, and between processes, the lock excludes.
 //!
 //! One map leads from the path of a lock file to its [`Lock`](lock::Lock). The lock decides the next step;
@@ -27,7 +27,7 @@ use drive::{Caller, Entry, happen, happen_here, leave, no_thread, resume};
 pub use order::Exceeded;
 use order::{TryNow, Waiter, take_if};
 
-/// One JavaScript world.
+/// One face of the lock in one JavaScript world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Environment(pub u64);
 
@@ -76,6 +76,8 @@ pub struct Grant {
     pub lock_path: PathBuf,
     /// Whether it replaced a dead lock.
     pub is_taken_over: bool,
+    /// Whether somebody was in its way.
+    pub has_waited: bool,
 }
 
 /// How a holder lost its lock.
@@ -180,7 +182,7 @@ pub fn acquire(request: Request, deliver: Deliver) {
     let timeout = request.timeout_ms.map(Duration::from_millis);
     let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
     let caller = Caller { deliver, since: now, restarts: 0, overdue: None, _keeper: keeper };
-    arrive(Waiter { request, deadline, caller });
+    arrive(Waiter { request, deadline, has_waited: false, caller });
 }
 
 fn no_timers(errno: Errno, path: &Path) -> Error {
@@ -282,6 +284,7 @@ pub fn try_acquire(request: &Request) -> Result<Option<Grant>> {
         handle: request.handle,
         lock_path: paths.lock().to_owned(),
         is_taken_over,
+        has_waited: false,
     };
     match happen_here(&paths, |lock, _| lock.try_acquire(request)) {
         TryNow::Contended => Ok(None),

@@ -23,6 +23,8 @@ pub struct Waiter<C> {
     pub request: Request,
     /// When the acquire times out.
     pub deadline: Option<Instant>,
+    /// Whether somebody was in its way.
+    pub has_waited: bool,
     /// The driver's own data.
     pub caller: C,
 }

@@ -190,7 +190,12 @@ impl Machine {
             Event::Acquire => {
                 self.acquires_left -= 1;
                 self.acquired += 1;
-                let waiter = Waiter { request: request(self.acquired), deadline: None, caller: () };
+                let waiter = Waiter {
+                    request: request(self.acquired),
+                    deadline: None,
+                    has_waited: false,
+                    caller: (),
+                };
                 self.lock.acquire(self.now, waiter);
             }
             Event::Release => {

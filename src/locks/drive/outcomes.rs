@@ -26,8 +26,8 @@ const MOST_RESTARTS: u8 = 3;
 
 pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
     let handle = waiter.request.handle;
-    let has_waited = os::now().saturating_duration_since(waiter.caller.since) > LONG_WAIT;
-    if has_waited && !paths.is_still_of(&waiter.request.session_file) {
+    let is_late = os::now().saturating_duration_since(waiter.caller.since) > LONG_WAIT;
+    if is_late && !paths.is_still_of(&waiter.request.session_file) {
         // The name leads to another folder by now, with another lock.
         let (held, started) = with_registry(|registry| {
             registry.handles.remove(&handle);
@@ -50,7 +50,12 @@ pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
         let hold = registry.locks.get(paths).and_then(|entry| entry.lock.hold());
         hold.is_some_and(|it| it.lock.is_taken_over() && it.handles.first() == Some(&handle))
     });
-    let grant = Grant { handle, lock_path: paths.lock().to_owned(), is_taken_over };
+    let grant = Grant {
+        handle,
+        lock_path: paths.lock().to_owned(),
+        is_taken_over,
+        has_waited: waiter.has_waited,
+    };
     (waiter.caller.deliver)(Ok(grant));
     Todo::default()
 }
