@@ -128,6 +128,9 @@ export type LockRecord = SessionLockRecord;
 export type LockInspection = SessionLockInspection;
 export type LockStaleReason = SessionLockStaleReason;
 export type LockVerdict = SessionLockVerdict;
+export type LockGround = SessionLockGround;
+export type LockWriter = SessionLockWriter;
+export type LockProcess = SessionLockProcess;
 export type HeldLock = HeldSessionWriteLock;
 
 /** The lock was still held at the deadline. */
@@ -375,11 +378,89 @@ export function releaseAllSessionWriteLocks(): number;
  */
 export type SessionLockVerdict = "held" | "dead" | "unknown";
 
+/**
+ * Why the verdict is what it is.
+ *
+ * | ground | verdict | meaning |
+ * |---|---|---|
+ * | `flock` | held | a process holds the flock on the lock file |
+ * | `open-for-writing` | held | a process has the lock file open for writing, as the older module does |
+ * | `same-process` | held | the process in the record runs: its number and its start time are the same |
+ * | `this-process` | held | this very process holds the lock |
+ * | `flock-gone` | dead | the writer promised to keep a flock, and no process holds it |
+ * | `no-such-process` | dead | no process has the number in the record |
+ * | `other-process` | dead | another process has that number now |
+ * | `other-boot` | dead | the machine was restarted since the record was written |
+ * | `orphan-of-this-process` | dead | the record names this process, which does not hold the lock |
+ * | `open-nowhere` | dead | no process has the file open, and it is old enough for that to count |
+ * | `too-old` | dead | nothing proves or refutes the holder, and the lock is older than `staleMs` |
+ * | `too-young` | unknown | no process has the file open, but its writer may be about to write it |
+ * | `no-proof` | unknown | nothing proves or refutes the holder |
+ */
+export type SessionLockGround =
+  | "flock"
+  | "open-for-writing"
+  | "same-process"
+  | "this-process"
+  | "flock-gone"
+  | "no-such-process"
+  | "other-process"
+  | "other-boot"
+  | "orphan-of-this-process"
+  | "open-nowhere"
+  | "too-old"
+  | "too-young"
+  | "no-proof";
+
+/**
+ * What is known of the process in the record, whether or not it holds the lock.
+ *
+ * | writer | meaning |
+ * |---|---|
+ * | `unnamed` | the record names no process |
+ * | `running` | it runs: the record's `pid` is its number here |
+ * | `ended` | no process has its number |
+ * | `other-process` | another process has its number |
+ * | `started-later` | the process with its number started after `createdAt`: another one, unless a clock was set |
+ * | `unproved` | a process has its number; nothing proves or refutes that it is the writer |
+ * | `other-boot` | it belongs to another boot of this machine, or to another machine |
+ * | `other-namespace` | it belongs to another container (pid namespace): its number means nothing here |
+ */
+export type SessionLockWriter =
+  | "unnamed"
+  | "running"
+  | "ended"
+  | "other-process"
+  | "started-later"
+  | "unproved"
+  | "other-boot"
+  | "other-namespace";
+
+/** A process that holds a lock or waits for it. */
+export interface SessionLockProcess {
+  /** Its number as this process counts, also if it runs in a container below. */
+  readonly pid: number;
+  /** The name of its executable; `null` if that can't be read. */
+  readonly comm: string | null;
+  /** Its command line, the words joined by spaces; `null` if that can't be read. */
+  readonly command: string | null;
+  /**
+   * Why it counts as a holder: it holds the flock, or only has the lock file open for writing. `null` for a
+   * waiter.
+   */
+  readonly witness: "flock" | "open-for-writing" | null;
+  /** Whether it is the process in the record. A child can inherit a lock from that process. */
+  readonly isWriter: boolean;
+}
+
 /** What was found out about a lock file. */
 export interface SessionLockInspection {
   /** The lock file: `<real path of the folder>/<name of the session file>.lock`. */
   readonly lockPath: string;
-  /** The process in the record; `null` if it names none. */
+  /**
+   * The process in the record; `null` if it names none. The number is the writer's own: in another container
+   * or after a restart it means another process. `holders` has the numbers that are valid here.
+   */
   readonly pid: number | null;
   /**
    * Whether the process that wrote the record may live, as far as is known. It need not hold the
@@ -410,6 +491,21 @@ export interface SessionLockInspection {
    */
   readonly witnessed: "flock" | "open-for-writing" | null;
   readonly verdict: SessionLockVerdict;
+  /** Why; `null` if the file could not be looked at. */
+  readonly ground: SessionLockGround | null;
+  /**
+   * With `processes`: the processes that hold the flock on the lock file, then those that only have it open
+   * for writing. Best effort: the kernel shows the open files of other users' processes only to root, and
+   * nothing of processes in other containers or on other machines.
+   */
+  readonly holders?: SessionLockProcess[];
+  /**
+   * With `processes`: the processes that wait for the lock, in the order in which they will be served. Best
+   * effort, as `holders`. A process with the older module polls, and is not seen to wait.
+   */
+  readonly waiters?: SessionLockProcess[];
+  /** With `processes`: what is known of the process in the record. */
+  readonly writer?: SessionLockWriter;
   /**
    * Why the file could not be looked at, and is `unknown` therefore; or why a dead one could not
    * be removed. An `Error` with `code` and `path`.
@@ -432,6 +528,13 @@ export interface InspectOptions {
    * @default Date.now()
    */
   nowMs?: number | undefined;
+  /**
+   * Whether to find the processes that hold each lock or wait for it: `holders`, `waiters`, `writer`. Costs
+   * one scan of `/proc` for each call, off the event loop.
+   *
+   * @default false
+   */
+  processes?: boolean | undefined;
 }
 
 /**
@@ -453,7 +556,7 @@ export function inspectSessionLock(
 
 /** What {@link cleanStaleLockFiles} sweeps, and how. */
 export interface CleanStaleLockFilesOptions extends InspectOptions {
-  /** The folder whose lock files are meant: those whose names end in `.jsonl.lock`. */
+  /** The folder whose lock files are meant: those whose names end in `.jsonl.lock`, see `anyName`. */
   sessionsDir: string;
   /**
    * Whether to remove the dead ones. With `false` nothing is changed.
@@ -468,6 +571,15 @@ export interface CleanStaleLockFilesOptions extends InspectOptions {
    */
   recursive?: boolean | undefined;
   /**
+   * Whether to look at all files whose names end in `.lock`. A file whose name does not end in `.jsonl.lock`
+   * counts only if it holds a record with a `pid` and a `createdAt`: other programs have lock files, too.
+   *
+   * @default false
+   */
+  anyName?: boolean | undefined;
+  /** Called about ten times a second while the sweep runs: how many of the files found are done. */
+  onProgress?: ((progress: { done: number; total: number }) => void) | undefined;
+  /**
    * `warn` is called for each lock that was removed, when the sweep is over:
    * `removed stale session lock: <lock file> (<reasons>)`; without reasons, `no longer held`. What
    * it throws is ignored. `info` is not used.
@@ -481,6 +593,11 @@ export interface CleanStaleLockFilesResult {
   locks: SessionLockInspection[];
   /** Those of them that this call removed: the sessions that were cut off. */
   cleaned: SessionLockInspection[];
+  /**
+   * Why folders in it could not be read: errors with `code`, `syscall` and `path`. Absent if all could be
+   * read.
+   */
+  skipped?: Error[];
 }
 
 /**
@@ -498,8 +615,8 @@ export interface CleanStaleLockFilesResult {
  *
  * Rejects with
  * - `TypeError` (`ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`) for wrong arguments;
- * - `Error` with `code`, `syscall` and `path` where a folder can't be read: then nothing was
- *   removed.
+ * - `Error` with `code`, `syscall` and `path` if `sessionsDir` itself can't be read. A folder in it that can't
+ *   be read is in `skipped`, and the sweep goes on.
  */
 export function cleanStaleLockFiles(
   options: CleanStaleLockFilesOptions,

@@ -26,15 +26,18 @@ export declare class Client {
   /** Tells under the handle as soon as somebody waits for this lock. */
   watchWanted(handle: number): void
   /** Looks at one lock, by the name of its session file or its own; both absolute. */
-  inspect(ticket: number, path: string, staleMs: number, nowMs?: number | undefined | null): Inspections
+  inspect(ticket: number, path: string, staleMs: number, nowMs: number | undefined | null, withUsers: boolean): Inspections
   /** Looks at all locks of a folder, and removes the dead ones if that is asked for. */
-  sweep(ticket: number, folder: string, staleMs: number, nowMs: number | undefined | null, removesDead: boolean, recursive: boolean): Inspections
+  sweep(ticket: number, folder: string, staleMs: number, nowMs: number | undefined | null, removesDead: boolean, recursive: boolean, anyName: boolean, withUsers: boolean): Inspections
 }
 
 /** The results of an inspection or a sweep; complete once the ticket's outcome was told. */
 export declare class Inspections {
   /** The next `count` results. A long list is taken in parts, so that the event loop is not held up. */
   take(count: number): Array<Inspected>
+  /** Why folders could not be read. */
+  skipped(): Array<Refusal>
+  progress(): SweepProgress
 }
 
 /** A hold that the watchdog has ended. `Client.heard` confirms it. */
@@ -85,6 +88,8 @@ export interface Inspected {
   ground?: string
   removed: boolean
   cause?: Refusal
+  /** If it was asked for. */
+  users?: UsersFound
 }
 
 export declare function isAlive(pid: number, comm?: string | undefined | null): boolean
@@ -144,6 +149,12 @@ export interface Refusal {
 /** For tests: runs the watchdog as if `ahead_ms` had passed. */
 export declare function runWatchdog(aheadMs: number): void
 
+/** How far a sweep is: how many of the files that were found have been dealt with. */
+export interface SweepProgress {
+  done: number
+  total: number
+}
+
 /** The deadline came. */
 export interface Timeout {
   lockPath: string
@@ -155,6 +166,23 @@ export interface Timeout {
   staleReasons: Array<string>
   /** Why the lock file could not be read. */
   cause?: Refusal
+}
+
+/** A process that holds a lock or waits for it. */
+export interface UserFound {
+  pid: number
+  comm?: string
+  command?: string
+  /** Absent for a waiter. */
+  witness?: string
+  isWriter: boolean
+}
+
+/** The processes of a lock. */
+export interface UsersFound {
+  holders: Array<UserFound>
+  waiters: Array<UserFound>
+  writer: string
 }
 
 /** For tests: what woke this process's waiters. */

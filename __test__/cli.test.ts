@@ -2,8 +2,9 @@
  * The command line, as a process: what it prints, how it ends, and what becomes of locks meanwhile.
  */
 
-import { type ChildProcess, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import {
+  chmodSync,
   cpSync,
   existsSync,
   mkdirSync,
@@ -18,10 +19,12 @@ import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 
 import { getProcessStartTime } from "../index.js";
+import { call, CTRL_C, type Options, type Run, start } from "./program.js";
 import {
   Agent,
   asAnotherUser,
   attempt,
+  isOnFallback,
   newSession,
   root,
   temporaryFolder,
@@ -30,98 +33,13 @@ import {
   untilAsleep,
 } from "./support.js";
 
-const PROGRAM = path.join(root, "bin/session-write-lock.mjs");
-
-interface Options {
-  cwd?: string;
-  env?: NodeJS.ProcessEnv;
-  /** On a terminal of this size: what is written to `stdin` are its keys. */
-  terminal?: { columns: number; rows: number };
-  /** A command that starts it. */
-  through?: string[];
-  program?: string;
-}
-
-/** A running `session-write-lock`. */
-class Run {
-  readonly process: ChildProcess;
-  readonly ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
-  stdout = "";
-  stderr = "";
-
-  constructor(words: string[], { cwd, env, terminal, through = [], program = PROGRAM }: Options) {
-    // Node thinks that no terminal of a `CI` has colours.
-    const { CI, NO_COLOR, FORCE_COLOR, DEBUG, ...inherited } = process.env;
-    const own = [...through, process.execPath, program, ...words];
-    const [command, ...args] = terminal ? onTerminal(own, terminal) : own;
-    this.process = spawn(command!, args, {
-      cwd,
-      env: { ...inherited, TERM: "xterm", SHELL: "/bin/sh", ...env },
-      detached: true, // from the terminal on which the tests may have been started
-    });
-    onTestFinished(() => void this.process.kill("SIGKILL"));
-    this.process.stdin!.on("error", () => {}); // it need not read what it is told
-    this.process.stdout!.setEncoding("utf8").on("data", (text) => {
-      this.stdout += text;
-    });
-    this.process.stderr!.setEncoding("utf8").on("data", (text) => {
-      this.stderr += text;
-    });
-    this.ended = new Promise((resolve) => {
-      this.process.on("close", (code, signal) => resolve({ code, signal }));
-    });
-  }
-
-  /** Until it has printed something, after the first `start` characters. */
-  async printed(what: string | RegExp, start = 0): Promise<void> {
-    const pattern = typeof what === "string" ? new RegExp(RegExp_escape(what)) : what;
-    await until(`it prints ${what}`, () => pattern.test(this.stdout.slice(start)));
-  }
-
-  kill(signal: NodeJS.Signals): void {
-    process.kill(this.process.pid!, signal);
-  }
-
-  press(keys: string): void {
-    this.process.stdin!.write(keys);
-  }
-
-  /** On a terminal: the program's own process, which is not the terminal's. */
-  pidOnTerminal(): number {
-    const pid = this.process.pid!;
-    return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8"));
-  }
-}
-
-function RegExp_escape(text: string): string {
-  return text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-}
-
-function onTerminal(words: string[], { columns, rows }: { columns: number; rows: number }): string[] {
-  const quoted = words.map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");
-  return ["script", "-qefc", `stty cols ${columns} rows ${rows}; exec ${quoted}`, "/dev/null"];
-}
-
-const CTRL_C = "\x03";
-
-function start(words: string[], options: Options = {}): Run {
-  return new Run(words, options);
-}
-
-/** Runs it to its end. */
-async function call(words: string[], options: Options = {}) {
-  const run = start(words, options);
-  const { code, signal } = await run.ended;
-  return { code, signal, stdout: run.stdout, stderr: run.stderr };
-}
-
 // --- Screens ------------------------------------------------------------------------------------
 
 /** What differs from one run to the next goes by a name. */
 function normal(text: string): string {
   return text
     .replace(/\d+( \(node\))? \/.*?(?= {2})/g, "PID$1 COMMAND")
-    .replace(/\b\d+ m?s\b/g, "AGE")
+    .replace(/\b\d+(\.\d+)? m?s\b/g, "AGE")
     .replace(/\b\d{3,}( \(node\)|(?= {2}))/g, "PID$1")
     .replace(/ {2,}/g, " | ");
 }
@@ -174,20 +92,20 @@ const DEAD = ["another", "gone", "killed", "old", "reboot"];
 
 const TABLE = [
   "SESSION | HOLDER | AGE | VERDICT | HOW IT IS KNOWN",
-  "agents/held.jsonl | PID (node) COMMAND | AGE | held | holds the flock",
-  "another.jsonl | PID (node) | 1 d 6 h | dead | its pid is another process's now",
-  "container.jsonl | 7 (node) | ? | unknown | its process is out of sight",
-  "folder.jsonl | unknown | ? | unknown | is no regular file",
-  "gone.jsonl | PID | 3 d | dead | no such process",
-  "killed.jsonl | PID (node) | AGE | dead | no such process",
-  "maybe.jsonl | PID COMMAND | ? | unknown | its process may be running",
-  "new.jsonl | unknown | ? | unknown | names no process, may be new",
+  "another.jsonl | was PID (node) | 1 d 6 h | dead | another process has its pid",
+  "gone.jsonl | was PID | 3 d | dead | no such process",
+  "killed.jsonl | was PID (node) | AGE | dead | nobody holds its flock",
   "old.jsonl | unknown | ? | dead | nobody has it open for writing",
-  "older.jsonl | PID COMMAND | AGE | held | has the file open for writing",
+  "reboot.jsonl | was PID | 1 h | dead | from before a restart of the machine",
+  "agents/held.jsonl | PID (node) COMMAND | AGE | held | holds the flock",
+  "older.jsonl | PID (node) COMMAND | AGE | held | has the file open for writing",
   "overdue.jsonl | PID (node) COMMAND | 3 h 5 min | held | holds the flock, past its limit of 1 min",
-  "reboot.jsonl | PID | 1 h | dead | from before a restart of the machine",
+  "container.jsonl | unknown; its record says 7 (node) in another container | ? | unknown | nobody has it open, may be new",
+  "folder.jsonl | unknown | ? | unknown | is no regular file",
+  "maybe.jsonl | perhaps PID | ? | unknown | nobody has it open, may be new",
+  "new.jsonl | unknown | ? | unknown | names no process, may be new",
   "",
-  "12 lock files: 3 held, 5 dead, 4 unknown; `session-write-lock clean` removes what is dead",
+  "12 lock files: 5 dead, 3 held, 4 unknown; `session-write-lock clean` removes what is dead",
   "",
 ];
 
@@ -207,11 +125,11 @@ describe("status", () => {
     }
     const { stdout } = await call(["status"], { cwd: path.dirname(sessionFile) });
     expect(stdout.split("\n").slice(0, 5)).toEqual([
-      "SESSION           HOLDER   AGE  VERDICT  HOW IT IS KNOWN",
-      "a.jsonl           4194305  ?    dead     no such process",
-      "re\u0301sume\u0301.jsonl      4194305  ?    dead     no such process",
-      "会話の記録.jsonl  4194305  ?    dead     no such process",
-      "🔒.jsonl          4194305  ?    dead     no such process",
+      "SESSION           HOLDER       AGE  VERDICT  HOW IT IS KNOWN",
+      "a.jsonl           was 4194305  ?    dead     no such process",
+      "re\u0301sume\u0301.jsonl      was 4194305  ?    dead     no such process",
+      "会話の記録.jsonl  was 4194305  ?    dead     no such process",
+      "🔒.jsonl          was 4194305  ?    dead     no such process",
     ]);
   });
 
@@ -264,6 +182,7 @@ describe("status", () => {
     expect(inspections[0]).toEqual({
       lockPath: lockPath("agents/held"),
       verdict: "held",
+      ground: "flock",
       witnessed: "flock",
       pid: ours.pid,
       pidAlive: true,
@@ -275,6 +194,17 @@ describe("status", () => {
       removable: false,
       removed: false,
       holder: record,
+      holders: [
+        {
+          pid: ours.pid,
+          comm: "node",
+          command: expect.stringContaining("agent.cjs"),
+          witness: "flock",
+          isWriter: true,
+        },
+      ],
+      waiters: [],
+      writer: "running",
       cause: null,
     });
     for (const inspection of inspections) {
@@ -293,8 +223,8 @@ describe("status", () => {
     expect(run.code).toBe(2);
     expect(run.stdout).toMatch("1 lock file: 1 dead");
     expect(run.stderr.split("\n")).toEqual([
-      expect.stringMatching(/^session-write-lock: .*missing: ENOENT: no such file or directory/),
-      expect.stringMatching(/^session-write-lock: .*chat.jsonl: not a folder; .*`session-write-lock why` tells$/),
+      expect.stringMatching(/^session-write-lock: .*missing: no such folder$/),
+      expect.stringMatching(/^session-write-lock: .*chat.jsonl: not a folder; `session-write-lock why` tells about one session$/),
       "",
     ]);
   });
@@ -302,8 +232,60 @@ describe("status", () => {
   testWith("another user")("names a folder that may not be read", async () => {
     const { folder } = newSession();
     const run = await call(["status", folder], { through: asAnotherUser });
-    expect(run).toMatchObject({ code: 2, stdout: `No lock files in ${folder}\n` });
-    expect(run.stderr).toMatch(`session-write-lock: ${folder}: EACCES: `);
+    expect(run).toMatchObject({ code: 2, stdout: "" });
+    expect(run.stderr).toBe(`session-write-lock: ${folder}: permission denied (EACCES)\n`);
+  });
+
+  testWith("another user")("shows the rest where a folder below may not be read, and says so once", async () => {
+    const { folder, lockPath } = newSession();
+    chmodSync(folder, 0o755);
+    mkdirSync(path.join(folder, "closed"), { mode: 0o700 });
+    leave(lockPath, { pid: NOBODY });
+    chmodSync(lockPath, 0o644);
+    const run = await call(["status"], { cwd: folder, through: asAnotherUser });
+    expect(run).toMatchObject({
+      code: 2,
+      stderr: "session-write-lock: closed: permission denied (EACCES)\n",
+    });
+    expect(run.stdout).toMatch("1 lock file: 1 dead");
+    const watch = start(["status", "--watch"], { cwd: folder, through: asAnotherUser });
+    await watch.printed("1 lock file: 1 dead");
+    watch.kill("SIGINT");
+    expect(await watch.ended).toEqual({ code: 2, signal: null });
+  });
+
+  test("with --all shows locks of any name, and no other program's lock files", async () => {
+    const { folder } = newSession();
+    const holder = await Agent.start();
+    await holder.acquire({ sessionFile: path.join(folder, "config.json") });
+    leave(path.join(folder, "gone.txt.lock"), { pid: NOBODY, createdAt: ago(HOUR) });
+    writeFileSync(path.join(folder, "yarn.lock"), "# yarn lockfile v1\n");
+    const options = { cwd: folder };
+    expect((await call(["status"], options)).stdout).toBe("No lock files in .\n");
+    const lines = normal((await call(["status", "--all"], options)).stdout).split("\n");
+    expect(lines.slice(1, 4)).toEqual([
+      "gone.txt | was PID | 1 h | dead | no such process",
+      "config.json | PID (node) COMMAND | AGE | held | holds the flock",
+      "",
+    ]);
+    expect((await call(["clean"], options)).stdout).toBe("No lock files in .\n");
+    expect((await call(["clean", "--all"], options)).stdout).toMatch("removed gone.txt: ");
+    expect(readdirSync(folder).sort()).toEqual(["config.json.lock", "yarn.lock"]);
+  });
+
+  test.skipIf(isOnFallback)("says how many processes wait, where any do", async () => {
+    const { folder, sessionFile } = newSession();
+    const [holder, waiter] = await Promise.all([Agent.start(), Agent.start()]);
+    await holder.acquire({ sessionFile });
+    const waits = waiter.acquire({ sessionFile, timeoutMs: Infinity });
+    await untilAsleep(waiter.pid);
+    const lines = normal((await call(["status"], { cwd: folder })).stdout).split("\n");
+    expect(lines.slice(0, 2)).toEqual([
+      "SESSION | HOLDER | WAITING | AGE | VERDICT | HOW IT IS KNOWN",
+      "chat.jsonl | PID (node) COMMAND | 1 | AGE | held | holds the flock",
+    ]);
+    await holder.kill();
+    await waits;
   });
 });
 
@@ -356,6 +338,18 @@ describe("on a terminal", () => {
     expect(run.stdout).not.toMatch("interrupt 2");
   });
 
+  testOnTerminal("clean says how far it is, if there is much to do, and leaves no trace of it", async () => {
+    const { folder } = newSession();
+    for (let number = 0; number < 1_500; number += 1) {
+      leave(path.join(folder, `${number}.jsonl.lock`), { pid: NOBODY });
+    }
+    const run = start(["clean"], { cwd: folder, terminal });
+    await run.printed(/\rsession-write-lock: \d+ of 1500 files done\x1b\[K/);
+    expect(await run.ended).toEqual({ code: 0, signal: null });
+    const [, report] = run.stdout.split("files done\x1b[K\r\x1b[K");
+    expect(report).toMatch(/^\x1b\[32mremoved\x1b\[39m 0.jsonl: [^]*\n1500 dead lock files removed\r\n$/);
+  });
+
   testOnTerminal("run says whom it waits for", async () => {
     const { sessionFile } = newSession();
     const holder = await Agent.start();
@@ -393,7 +387,7 @@ describe("on a terminal", () => {
       const [, left] = run.stdout.split(LEAVE);
       expect(left!.replace(/\x1b\[\d+m/g, "").split("\r\n")).toEqual([
         expect.stringMatching(/^SESSION/),
-        expect.stringMatching(/^chat.jsonl .* dead {5}no such process$/),
+        expect.stringMatching(/^chat.jsonl .* dead {5}nobody holds its flock$/),
         "",
         expect.stringMatching(/^1 lock file: 1 dead/),
         "",
@@ -406,8 +400,8 @@ describe("on a terminal", () => {
       for (let number = 10; number < 40; number += 1) {
         leave(path.join(folder, `${number}.jsonl.lock`), { pid: NOBODY });
       }
-      // 30 locks, a title, an empty line and the sum; 12 rows, of which one is the cursor's.
-      await run.printed("… 23 more", before);
+      // 30 locks, a title, an empty line and the sum; 12 rows, of which one is the cursor's. The sum is always shown.
+      await run.printed(/… 23 more\x1b\[K\r?\n30 lock files: 30 dead/, before);
       run.press(CTRL_C);
       await run.ended;
     });
@@ -457,7 +451,7 @@ describe("status --watch elsewhere than on a terminal", () => {
       "1 lock file: 1 held",
       "",
       "SESSION | HOLDER | AGE | VERDICT | HOW IT IS KNOWN",
-      "chat.jsonl | PID (node) | AGE | dead | no such process",
+      "chat.jsonl | was PID (node) | AGE | dead | nobody holds its flock",
       "",
       "1 lock file: 1 dead; `session-write-lock clean` removes what is dead",
       "",
@@ -481,7 +475,7 @@ describe("status --watch elsewhere than on a terminal", () => {
     const run = start(["status", "--watch", folder]);
     await run.printed("No lock files");
     rmSync(folder, { recursive: true });
-    await until("it complains", () => run.stderr.includes("ENOENT"));
+    await until("it complains", () => run.stderr.includes("no such folder"));
     mkdirSync(folder);
     leave(path.join(folder, "chat.jsonl.lock"), { pid: NOBODY });
     await run.printed("1 dead");
@@ -500,15 +494,14 @@ describe("clean", () => {
     const { folder, session, lockPath, ours, older } = await everyKind();
     const run = await call(["clean"], { cwd: folder });
     expect(normal(run.stdout).replace(/\d{3,}/g, "PID").split("\n")).toEqual([
-      "removed another.jsonl: its pid is another process's now, 1 d 6 h old; holder PID (node)",
-      "removed gone.jsonl: no such process, 3 d old; holder PID",
-      "removed killed.jsonl: no such process, AGE old; holder PID (node)",
+      "removed another.jsonl: another process has its pid, 1 d 6 h old; holder was PID (node)",
+      "removed gone.jsonl: no such process, 3 d old; holder was PID",
+      "removed killed.jsonl: nobody holds its flock, AGE old; holder was PID (node)",
       "removed old.jsonl: nobody has it open for writing; holder unknown",
-      "removed reboot.jsonl: from before a restart of the machine, 1 h old; holder PID",
+      "removed reboot.jsonl: from before a restart of the machine, 1 h old; holder was PID",
       "kept 7: 1 held, has the file open for writing; 1 held, holds the flock; " +
         "1 held, holds the flock, past its limit of 1 min; 1 unknown, is no regular file; " +
-        "1 unknown, its process is out of sight; 1 unknown, its process may be running; " +
-        "1 unknown, names no process, may be new",
+        "1 unknown, names no process, may be new; 2 unknown, nobody has it open, may be new",
       "5 dead lock files removed",
       "",
     ]);
@@ -544,7 +537,7 @@ describe("clean", () => {
     await openToAll(lockPath, 0o644);
     const run = await call(["clean", folder], { through: asAnotherUser });
     expect(run.code).toBe(2);
-    expect(run.stdout).toMatch(/^not removed .*chat.jsonl: no such process; holder 4194305 \(EACCES: /m);
+    expect(run.stdout).toMatch(/^not removed .*chat.jsonl: no such process; holder was 4194305 \(permission denied \(EACCES\)\)$/m);
     expect(run.stdout).toMatch("0 dead lock files removed\n");
     expect(existsSync(lockPath)).toBe(true);
   });
@@ -582,33 +575,36 @@ describe("why", () => {
     expect(says).toMatch(`${lockPath("agents/held")} was written on `);
     expect(says).toMatch(`by process ${ours.pid}, called node. It means to hold the lock for at most 5 min, and keeps a flock`);
     const kernel = held["What the kernel says"];
-    expect(kernel).toMatch(`Somebody holds the flock on the file. It is open in process ${ours.pid} (${process.execPath} `);
-    expect(kernel).toMatch(`Process ${ours.pid} is running, and has been since before it wrote the file: it is the writer.`);
+    expect(kernel).toBe("A process holds the flock on the file.");
+    const has = held["Which processes have it"];
+    expect(has).toMatch(`Process ${ours.pid} (${process.execPath} `);
+    expect(has).toMatch(/ holds the flock; it wrote the file\.$/);
     expect(held["What an acquire would do"]).toMatch(/^Wait until .* It would not take this lock, however old it is\.$/);
-    expect(held["Why"]).toMatch("The kernel frees a flock when its holder ends");
+    expect(held["Why"]).toMatch("The kernel frees a flock when its last holder ends");
     expect(held["What you can do"]).toMatch(`Let process ${ours.pid} finish`);
-    expect(held["What you can do"]).toMatch("Don't remove the file");
+    expect(held["What you can do"]).toMatch("Do not remove the file");
     const overdue = await reasons(session("overdue"));
     expect(overdue["Why"]).toMatch("It is held for longer than its own limit of 1 min");
   });
 
+  const NOBODY_SEEN = "No process is seen to hold a flock on the file";
   const KERNEL: Record<string, [number, ...string[]]> = {
-    older: [0, "Nobody holds a flock on the file, but somebody has it open for writing.", "it is the writer."],
-    killed: [1, "Nobody is seen to hold a flock on the file, or to have it open for writing.", "There is no process "],
+    older: [0, "No process holds a flock on the file, but one has it open for writing."],
+    killed: [1, NOBODY_SEEN, "There is no process "],
     gone: [1, "There is no process 4194305."],
-    another: [1, ", node, is another one: it wasn't started when the writer was."],
+    another: [1, " now is another one: it is not the writer."],
     reboot: [1, "is from another boot, or another machine, and means nothing here."],
     container: [0, "The number 7 is one of another container, and can't be looked up from here."],
-    maybe: [0, ", called node, which may be the writer or not."],
-    new: [0, "Nobody is seen to hold a flock on the file"],
-    old: [1, "Nobody is seen to hold a flock on the file"],
+    maybe: [0, ", which may be the writer or not."],
+    new: [0, NOBODY_SEEN],
+    old: [1, NOBODY_SEEN],
   };
   const WHY: Record<string, string> = {
-    older: "A holder without a flock keeps the file open for writing until it lets go",
-    killed: "The writer promised a flock for as long as it holds the lock, and there is none: it has ended.",
+    older: "A holder without a flock keeps the file open for writing until it releases the lock",
+    killed: "The writer promised a flock for as long as it holds the lock, and nobody has it",
     gone: "The only process that could have released the lock has ended.",
     another: "The number was given to another process, so the writer has ended.",
-    reboot: "The machine has been started since, so the writer has ended.",
+    reboot: "The machine was restarted since, so the writer has ended.",
     container: "Doubt counts as alive",
     maybe: "Doubt counts as alive",
     new: "Doubt counts as alive",
@@ -631,14 +627,37 @@ describe("why", () => {
     }
   });
 
-  test("tells that a session is not locked", async () => {
+  test("says that a session does not exist, with the nearest name, and ends with 2", async () => {
     const { folder } = newSession();
+    const options = { cwd: folder };
+    const complaint = (rest: string) => `session-write-lock: no such session: ${rest}\n`;
+    expect(await call(["why", "chat.jsonl"], options)).toMatchObject({
+      code: 2,
+      stdout: "",
+      stderr: complaint("chat.jsonl"),
+    });
+    expect(await call(["why", "--json", "none/chat.jsonl"], options)).toMatchObject({
+      code: 2,
+      stdout: "null\n",
+      stderr: complaint("none/chat.jsonl (there is no such folder)"),
+    });
+    writeFileSync(path.join(folder, "main.jsonl"), "");
+    leave(path.join(folder, "chat.jsonl.lock"), { pid: NOBODY });
+    const near = async (name: string) => (await call(["why", name], options)).stderr;
+    expect(await near("mian.jsonl")).toBe(complaint("mian.jsonl (did you mean main.jsonl?)"));
+    expect(await near("caht.jsonl.lock")).toBe(complaint("caht.jsonl.lock (did you mean chat.jsonl?)"));
+    expect(await near("other")).toBe(complaint("other"));
+  });
+
+  test("tells that a session is not locked", async () => {
+    const { folder, sessionFile } = newSession();
+    writeFileSync(sessionFile, "");
     expect(await reasons("chat.jsonl", { cwd: folder })).toEqual({
       code: 0,
       heading: "chat.jsonl is not locked.",
       "What the file says": "There is no lock file.",
       "What an acquire would do": "Take the lock at once.",
-      Why: "That the lock file exists is what locks a session.",
+      Why: "A session is locked while its lock file exists.",
     });
   });
 
@@ -658,15 +677,16 @@ describe("why", () => {
     await openToAll(folder, 0o755);
     const told = await reasons(sessionFile, { through: asAnotherUser });
     expect(told).toMatchObject({ code: 0 });
-    expect(told.heading).toMatch("counts as held: it is unknown whether its holder lives.");
+    expect(told.heading).toMatch("counts as held: it is unknown whether its holder is alive.");
     expect(told["What the file says"]).toMatch("It can't be read.");
-    expect(told["What the kernel says"]).toMatch("It doesn't let us look: EACCES: ");
+    expect(told["What the kernel says"]).toMatch("It refuses: EACCES: ");
     expect(told["What you can do"]).toMatch("Ask as a user who may read the file");
   });
 
   test("takes the lock file as well as the session file, and prints JSON", async () => {
     const { sessionFile, lockPath } = newSession();
     const holder = await Agent.start();
+    writeFileSync(sessionFile, "");
     expect(await call(["why", "--json", sessionFile])).toMatchObject({ code: 0, stdout: "null\n" });
     await holder.acquire({ sessionFile });
     for (const name of [sessionFile, lockPath]) {
@@ -684,12 +704,32 @@ describe("why", () => {
     run.kill("SIGKILL");
     await until("it is gone", () => run.process.signalCode !== null);
     const told = await reasons(sessionFile);
-    expect(told["What the kernel says"]).toMatch(
-      `Somebody holds the flock on the file. It is open in process ${command} (sleep 60). ` +
-        `There is no process ${run.process.pid}.`,
+    expect(told["What the kernel says"]).toBe(
+      `A process holds the flock on the file. There is no process ${run.process.pid}.`,
     );
-    expect(told["What you can do"]).toMatch("Let the process that has it open finish");
+    expect(told["Which processes have it"]).toBe(
+      `Process ${command} (sleep 60) holds the flock; it is not the process that wrote the file.`,
+    );
+    expect(told["What you can do"]).toMatch(`Let process ${command} finish`);
     expect((await call(["status", path.dirname(sessionFile)])).stdout).toMatch("another process holds the flock\n");
+  });
+
+  testWith("pid namespaces")("never advises to end a process that only has the number in the record", async () => {
+    const { sessionFile } = newSession();
+    const holder = await Agent.start({ through: ["unshare", "-pfm", "--mount-proc"] });
+    await holder.acquire({ sessionFile });
+    const told = await reasons(sessionFile);
+    // The record says 1, which is the machine's init here.
+    expect(told["What the file says"]).toMatch("by process 1, called node, in another container.");
+    expect(told["What you can do"]).toMatch(/^Let process \d{2,} finish/);
+    expect(told.heading).toMatch(/ is held by process \d{2,} \(node\), for /);
+    expect((await call(["status", path.dirname(sessionFile)])).stdout).toMatch(/ {2}\d{2,} \(node\) /);
+  });
+
+  test("gives its advice first", async () => {
+    const { sessionFile, lockPath } = newSession();
+    leave(lockPath, { pid: NOBODY });
+    expect((await call(["why", sessionFile])).stdout.split("\n")[2]).toBe("What you can do");
   });
 });
 
@@ -715,6 +755,43 @@ describe("run", () => {
     expect(await run.ended).toEqual({ code: 42, signal: null });
     expect([run.stdout, run.stderr]).toEqual(["[ '--json', 'a b', '--' ]\n", "from stdin"]);
     expect(existsSync(lockPath)).toBe(false);
+  });
+
+  test.each<[string, string[], string]>([
+    ["without --", ["chat.jsonl", "printf", "%s,", "-n", "--", "--help"], "-n,--,--help,"],
+    ["after --", ["chat.jsonl", "--", "printf", "%s,", "--", "-c"], "--,-c,"],
+    ["after options", ["-n", "--max-hold=60000", "chat.jsonl", "printf", "%s", "-w"], "-w"],
+    ["after options behind the session", ["chat.jsonl", "--timeout", "5000", "--", "echo", "-n", "a"], "a"],
+    ["of the shell with -c", ["chat.jsonl", "-c", "echo $((6 * 7))"], "42\n"],
+    ["of the shell with -c before the session", ["-nc", "echo $0", "chat.jsonl"], "/bin/sh\n"],
+  ])("takes the command %s, as flock(1) does", async (_, words, printed) => {
+    const { folder } = newSession();
+    expect(await call(["run", ...words], { cwd: folder })).toMatchObject({ code: 0, stdout: printed, stderr: "" });
+  });
+
+  test("refuses at once a nested run of the same session, and no other", async () => {
+    const { folder } = newSession();
+    const script = `
+      "$NODE" "$PROGRAM" run other.jsonl -- "$NODE" "$PROGRAM" run chat.jsonl touch ran; echo nested $?
+      "$NODE" "$PROGRAM" run other.jsonl true; echo other $?`;
+    const env = { NODE: process.execPath, PROGRAM: path.join(root, "bin/session-write-lock.mjs") };
+    const run = await call(["run", "chat.jsonl", "-c", script], { cwd: folder, env });
+    expect(run).toEqual({
+      code: 0,
+      signal: null,
+      stdout: "nested 125\nother 0\n",
+      stderr:
+        "session-write-lock: this command already runs under the lock of chat.jsonl: it would wait for itself\n",
+    });
+    expect(existsSync(path.join(folder, "ran"))).toBe(false);
+  });
+
+  test("does not take a process that has outlived its run for nested", async () => {
+    const { folder, sessionFile } = newSession();
+    const printed = await call(["run", sessionFile, "-c", "echo $SESSION_WRITE_LOCK_HELD"], { cwd: folder });
+    const env = { SESSION_WRITE_LOCK_HELD: printed.stdout.trim() };
+    expect(env.SESSION_WRITE_LOCK_HELD).toMatch(/^[0-9a-f]+$/);
+    expect(await call(["run", sessionFile, "true"], { cwd: folder, env })).toMatchObject({ code: 0, stderr: "" });
   });
 
   test("holds the lock for as long as the command lives, and no longer", async () => {
@@ -807,8 +884,17 @@ describe("run", () => {
     const { sessionFile } = newSession();
     const holder = await Agent.start();
     await holder.acquire({ sessionFile });
-    for (const [timeout, waited] of [["150", " after 150 ms"], ["0", ""]] as const) {
-      const run = await call(["run", "--timeout", timeout, sessionFile, "--", "touch", `${sessionFile}.ran`]);
+    const waits = [
+      ["--timeout=150", " after 150 ms"],
+      ["--timeout=1500", " after 1.5 s"],
+      ["--timeout=0", ""],
+      ["--wait=0.2", " after 200 ms"],
+      ["-w1", " after 1 s"],
+      ["--nonblock", ""],
+      ["-n", ""],
+    ] as const;
+    for (const [option, waited] of waits) {
+      const run = await call(["run", option, sessionFile, "--", "touch", `${sessionFile}.ran`]);
       expect(run.code).toBe(124);
       expect(run.stderr).toMatch(`is still locked${waited}, the command was not run: held for `);
       expect(run.stderr).toMatch(` by process ${holder.pid} (node) `);
@@ -834,7 +920,7 @@ describe("run", () => {
     const { sessionFile, lockPath } = newSession();
     const run = startCommand(sessionFile, OBEDIENT);
     await run.printed("up");
-    expect(JSON.parse(readFileSync(lockPath, "utf8")).maxHoldMs).toBeGreaterThan(1e12);
+    expect(JSON.parse(readFileSync(lockPath, "utf8"))).not.toHaveProperty("maxHoldMs");
     run.process.stdin!.end();
     await run.ended;
   });
@@ -842,18 +928,18 @@ describe("run", () => {
   test("stops a command that holds for longer than --max-hold, and keeps the lock until it has ended", async () => {
     const { sessionFile } = newSession();
     const contender = await Agent.start();
-    const run = startCommand(sessionFile, OBEDIENT, "--max-hold", "300");
+    const run = startCommand(sessionFile, OBEDIENT, "--max-hold", "2000");
     await run.printed("SIGTERM");
     expect(await contender.run(attempt, sessionFile)).toBe(false);
     run.process.stdin!.end();
     expect(await run.ended).toEqual({ code: 123, signal: null });
-    expect(run.stderr).toMatch("the command has held the lock for 300 ms: stopping the command");
+    expect(run.stderr).toMatch("the command has held the lock for 2 s: stopping the command");
   });
 
   test("keeps the lock although nobody reads what it complains of", async () => {
     const { sessionFile } = newSession();
     const contender = await Agent.start();
-    const run = startCommand(sessionFile, OBEDIENT, "--max-hold", "300");
+    const run = startCommand(sessionFile, OBEDIENT, "--max-hold", "2000");
     run.process.stderr!.destroy();
     await run.printed("SIGTERM");
     expect(await contender.run(attempt, sessionFile)).toBe(false);
@@ -878,7 +964,7 @@ describe("run", () => {
     await run.printed("SIGTERM");
     run.process.stdin!.end();
     expect(await run.ended).toEqual({ code: 123, signal: null });
-    expect(run.stderr).toMatch(`the lock file was removed or replaced by somebody else: ${lockPath}`);
+    expect(run.stderr).toMatch(`somebody removed or replaced the lock file: ${lockPath}`);
     // What is there now is the other one's.
     expect(JSON.parse(readFileSync(lockPath, "utf8"))).toMatchObject({ pid: other.pid });
   });
@@ -896,10 +982,14 @@ describe("run", () => {
   });
 
   test.each([
-    ["no command: put it after --", ["chat.jsonl"]],
-    ["no command: put it after --", ["chat.jsonl", "--"]],
-    ["too many arguments", ["chat.jsonl", "true"]],
-    ["missing required argument 'session'", ["--", "true"]],
+    ["no command: put it after the session", ["chat.jsonl"]],
+    ["no command: put it after the session", ["chat.jsonl", "--"]],
+    ["-c takes the whole command as one argument", ["chat.jsonl", "-c", "echo", "hello"]],
+    ["option '-c <command>' needs an argument", ["chat.jsonl", "-c"]],
+    ["missing argument <session>", []],
+    ["missing argument <session> before --", ["--", "true"]],
+    ["option '-w <seconds>' argument 'soon' is invalid. Seconds:", ["-w", "soon", "chat.jsonl", "true"]],
+    ["option '--nonblock' takes no argument", ["--nonblock=1", "chat.jsonl", "true"]],
     ["option '--timeout <ms>' argument '1s' is invalid", ["--timeout", "1s", "chat.jsonl", "--", "true"]],
     ["option '--max-hold <ms>' argument '0' is invalid", ["--max-hold", "0", "chat.jsonl", "--", "true"]],
     ["ENOENT: no such file or directory, mkdir '/proc/none'", ["/proc/none/chat.jsonl", "--", "true"]],
@@ -925,7 +1015,7 @@ describe("the documents", () => {
     return text
       .replaceAll(folder, "/srv/gateway")
       .replace(/\d{4}-\d\d-\d\d(T| at )\d\d:\d\d:\d\d(\.\d{3}Z)?/g, "TIME")
-      .replace(/\b\d+ (d|h|min|s|ms)( \d+ (h|min|s))?\b(?! at most)/g, "AGE")
+      .replace(/\b\d+(\.\d+)? (d|h|min|s|ms)( \d+ (h|min|s))?\b(?! at most)/g, "AGE")
       .replace(/\b\d{3,}\b(?! ms)/g, "NUMBER")
       .replace(/\s+/g, " ");
   }
@@ -977,7 +1067,7 @@ describe("the documents", () => {
     for (const command of ["status", "clean", "run", "why"]) {
       const section = text.split(/^## /m).find((part) => part.startsWith(`\`${command}\``))!;
       const { stdout } = await call([command, "--help"]);
-      const options = [...stdout.matchAll(/^ {2}(--[a-z-]+)/gm)].map((match) => match[1]!);
+      const options = [...stdout.matchAll(/^ {2}(?:-\w, )?(--(?!help)[a-z-]+)/gm)].map((match) => match[1]!);
       expect(options.length).toBeGreaterThan(1);
       for (const option of options) {
         expect(section, `${command} ${option}`).toContain(`\`${option}`);
@@ -991,7 +1081,7 @@ describe("the program", () => {
     ["--help", "status \\[options\\] \\[dir...\\]"],
     ["status --help", "Verdicts:"],
     ["clean --help", "--dry-run"],
-    ["run --help", "session-write-lock run \\[options\\] <session> -- <command> \\[args...\\]"],
+    ["run --help", "session-write-lock run \\[options\\] <session> <command> \\[args...\\]"],
     ["why --help", "the session file, or its lock file"],
     ["help run", "Exit status"],
   ])("%s tells what one needs, with examples", async (words, text) => {
@@ -1012,8 +1102,11 @@ describe("the program", () => {
     [["stauts"], /^session-write-lock: unknown command 'stauts'\n\(Did you mean status\?\)\n/],
     [["status", "--al\x1bl"], /^session-write-lock: unknown option '--al\\x1bl'\n/],
     [["status", "--stale-ms", "-1"], /^session-write-lock: option '--stale-ms <ms>' argument '-1' is invalid\./],
-    [["why"], /^session-write-lock: missing required argument 'session'\n/],
+    [["why"], /^session-write-lock: missing argument <session>\n/],
     [["why", "a", "b"], /^session-write-lock: too many arguments/],
+    [["help", "stauts"], /^session-write-lock: unknown command 'stauts'\n\(Did you mean status\?\)\n/],
+    [["--versoin"], /^session-write-lock: unknown option '--versoin'\n\(Did you mean --version\?\)\n/],
+    [["status", "--jsn"], /^session-write-lock: unknown option '--jsn'\n\(Did you mean --json\?\)\n/],
     [["why", ""], /^session-write-lock: path must not be empty\n$/],
   ])("ends with 2 where it is misused: %j", async (words, message) => {
     const run = await call(words);
@@ -1024,17 +1117,13 @@ describe("the program", () => {
   test("says in a line what went wrong, and where only with DEBUG", async () => {
     const missing = ["why", ""];
     expect((await call(missing)).stderr.split("\n")).toHaveLength(2);
-    expect((await call(missing, { env: { DEBUG: "1" } })).stderr).toMatch(/ {4}at .*index\.js:/m);
+    expect((await call(missing, { env: { DEBUG: "1" } })).stderr).toMatch(/ {4}at .*lib\/\w+\.js:/m);
   });
 
   test("says that there is no binary for this system, but helps all the same", async () => {
     const copy = temporaryFolder();
-    for (const name of ["bin", "cli", "index.js", "native.js", "package.json"]) {
+    for (const name of ["bin", "dist", "lib", "index.js", "package.json"]) {
       cpSync(path.join(root, name), path.join(copy, name), { recursive: true });
-    }
-    mkdirSync(path.join(copy, "node_modules"));
-    for (const name of ["commander", "picocolors", "get-east-asian-width"]) {
-      symlinkSync(path.join(root, "node_modules", name), path.join(copy, "node_modules", name));
     }
     const program = path.join(copy, "bin/session-write-lock.mjs");
     expect(await call(["--help"], { program })).toMatchObject({ code: 0 });
@@ -1043,6 +1132,20 @@ describe("the program", () => {
       expect(run).toMatchObject({ code, stdout: "" });
       expect(run.stderr).toMatch(/^session-write-lock: session-write-lock has no native binary for .*\n$/);
     }
+  });
+
+  test("is one file that needs no other package, and runs from its sources where it was not built", async () => {
+    const { dependencies = {} } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8"));
+    expect(dependencies).toEqual({});
+    const bundle = readFileSync(path.join(root, "dist/cli.cjs"), "utf8");
+    const needed = [...bundle.matchAll(/\b(?:require|import)\("([^"]+)"\)/g)].map((match) => match[1]!);
+    expect(needed.filter((name) => !name.startsWith("node:"))).toEqual([]);
+    const copy = temporaryFolder();
+    for (const name of ["bin", "cli", "package.json"]) {
+      cpSync(path.join(root, name), path.join(copy, name), { recursive: true });
+    }
+    const program = path.join(copy, "bin/session-write-lock.mjs");
+    expect(await call(["--help"], { program })).toEqual(await call(["--help"]));
   });
 
   test("ends quietly when nobody reads any more", async () => {

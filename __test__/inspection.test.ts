@@ -22,12 +22,22 @@ import {
   acquireSessionWriteLock,
   cleanStaleLockFiles,
   getProcessStartTime,
+  inspectLock,
   inspectSessionLock,
   type SessionLockRecord,
   SessionWriteLockTimeoutError,
   tryAcquireSessionWriteLock,
 } from "../index.js";
-import { Agent, asAnotherUser, newSession, root, testWith } from "./support.js";
+import {
+  Agent,
+  asAnotherUser,
+  isOnFallback,
+  newSession,
+  root,
+  testWith,
+  until,
+  untilAsleep,
+} from "./support.js";
 
 /** Beyond the highest number that Linux can be set up to give (2^22). */
 const NOBODY = 2 ** 22 + 1;
@@ -50,6 +60,96 @@ async function inspectLeft(record: object | string, ageMs = 0, staleMs?: number)
   return (await inspectSessionLock(sessionFile, { staleMs }))!;
 }
 
+describe("the processes of a lock", () => {
+  // By timers nobody queues, so there is no order and nobody is seen to wait.
+  test.skipIf(isOnFallback)("are its holder and those that wait, in their order; the holder's place in the queue is not a wait", async () => {
+    const { sessionFile } = newSession();
+    const agents = await Promise.all([Agent.start(), Agent.start(), Agent.start(), Agent.start()]);
+    const [first, second, third] = agents as [Agent, Agent, Agent, Agent];
+    await first.acquire({ sessionFile });
+    const waits = [];
+    for (const agent of agents.slice(1)) {
+      waits.push(agent.acquire({ sessionFile, timeoutMs: Infinity }));
+      await untilAsleep(agent.pid);
+    }
+    const numbers = async () => {
+      const { holders, waiters, writer } = (await inspectSessionLock(sessionFile, { processes: true }))!;
+      return { holders: holders!.map(({ pid }) => pid), waiters: waiters!.map(({ pid }) => pid), writer };
+    };
+    const pids = agents.map(({ pid }) => pid);
+    expect(await numbers()).toEqual({ holders: [pids[0]], waiters: pids.slice(1), writer: "running" });
+    await first.release(sessionFile);
+    await waits[0];
+    expect((await numbers()).holders).toEqual([second.pid]);
+    await until("the next one waits", async () => (await numbers()).waiters.length === 2);
+    expect((await numbers()).waiters).not.toContain(second.pid);
+    await second.kill();
+    await waits[1];
+    expect((await numbers()).holders).toEqual([third.pid]);
+    await third.kill();
+    await waits[2];
+  });
+
+  test("are told with their names and how each is known; without `processes` there are none", async () => {
+    const { sessionFile } = newSession();
+    const holder = await Agent.start();
+    await holder.acquireAsTypeScript({ sessionFile });
+    const inspection = (await inspectSessionLock(sessionFile, { processes: true }))!;
+    expect(inspection.holders).toEqual([
+      {
+        pid: holder.pid,
+        comm: "node",
+        command: expect.stringContaining("agent.cjs"),
+        witness: "open-for-writing",
+        isWriter: true,
+      },
+    ]);
+    expect(inspection).toMatchObject({ waiters: [], ground: "open-for-writing" });
+    expect(await inspectSessionLock(sessionFile)).not.toHaveProperty("holders");
+    const { locks } = await cleanStaleLockFiles({ sessionsDir: path.dirname(sessionFile), processes: true });
+    expect(locks[0]!.holders).toEqual(inspection.holders);
+  });
+
+  test("include this very process", async () => {
+    const { sessionFile } = newSession();
+    const lock = await acquireSessionWriteLock({ sessionFile });
+    const { holders, writer } = (await inspectSessionLock(sessionFile, { processes: true }))!;
+    expect(holders).toMatchObject([{ pid: process.pid, witness: "flock", isWriter: true }]);
+    expect(writer).toBe("running");
+    expect((await inspectLock(sessionFile, { processes: true }))!.holders).toEqual(holders);
+    await lock.release();
+  });
+
+  testWith("pid namespaces")("have the reader's own numbers, whatever the record says", async () => {
+    const { sessionFile } = newSession();
+    const holder = await Agent.start({ through: ["unshare", "-pfm", "--mount-proc"] });
+    await holder.acquire({ sessionFile });
+    const inspection = (await inspectSessionLock(sessionFile, { processes: true }))!;
+    expect(inspection).toMatchObject({ pid: 1, writer: "other-namespace" });
+    expect(inspection.holders).toMatchObject([{ comm: "node", witness: "flock", isWriter: true }]);
+    const { pid } = inspection.holders![0]!;
+    expect(readFileSync(`/proc/${pid}/status`, "utf8")).toMatch(new RegExp(`^NSpid:\\t${pid}\\t1$`, "m"));
+  });
+
+  test("do not include a process that was given the number after the lock was written", async () => {
+    const { sessionFile, lockPath } = newSession();
+    const other = await Agent.start();
+    leave(lockPath, { pid: other.pid, createdAt: new Date(Date.now() - HOUR_MS).toISOString() });
+    const inspect = () => inspectSessionLock(sessionFile, { processes: true });
+    expect(await inspect()).toMatchObject({ writer: "started-later", holders: [], verdict: "unknown" });
+    leave(lockPath, { pid: other.pid, createdAt: new Date(Date.now() + 60_000).toISOString() });
+    expect(await inspect()).toMatchObject({ writer: "unproved", holders: [] });
+    leave(lockPath, { pid: NOBODY, createdAt: now() });
+    expect(await inspect()).toMatchObject({ writer: "ended", ground: "no-such-process" });
+    leave(lockPath, { pid: other.pid, starttime: 1, createdAt: now() });
+    expect(await inspect()).toMatchObject({ writer: "other-process", ground: "other-process" });
+    leave(lockPath, { pid: other.pid, bootId: "another", createdAt: now() });
+    expect(await inspect()).toMatchObject({ writer: "other-boot", ground: "other-boot" });
+    leave(lockPath, "");
+    expect(await inspect()).toMatchObject({ writer: "unnamed", ground: "too-young" });
+  });
+});
+
 describe("a lock that is held", () => {
   test("with this package is held, by its flock", async () => {
     const { sessionFile, lockPath } = newSession();
@@ -70,6 +170,7 @@ describe("a lock that is held", () => {
       holder: holderRecord,
       witnessed: "flock",
       verdict: "held",
+      ground: "flock",
       label: null,
     });
   });
@@ -455,7 +556,7 @@ describe("an inspection", () => {
     for (const wrong of ["", "a\0b", "/"]) {
       await expect(inspect(wrong)).rejects.toMatchObject({ name: "TypeError", code: "ERR_INVALID_ARG_VALUE" });
     }
-    for (const wrong of [7, "x", { staleMs: "1" }, { nowMs: new Date() }]) {
+    for (const wrong of [7, "x", { staleMs: "1" }, { nowMs: new Date() }, { processes: "yes" }]) {
       await expect(inspect("x", wrong)).rejects.toMatchObject({ code: "ERR_INVALID_ARG_TYPE" });
     }
   });

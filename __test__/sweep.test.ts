@@ -125,25 +125,59 @@ describe("a sweep", () => {
     });
   });
 
-  testWith("root", "another user")("throws if a folder in it can't be read, before it removes anything", async () => {
+  testWith("root", "another user")("skips a folder in it that can't be read, and says so", async () => {
     const folder = temporaryFolder();
     chmodSync(folder, 0o777);
-    mkdirSync(path.join(folder, "z"), { mode: 0o700 });
+    mkdirSync(path.join(folder, "closed"), { mode: 0o700 });
     const stranger = await Agent.start({ through: asAnotherUser });
     const clean = (recursive: boolean) =>
       stranger.run(
         async ({ lock, require }, folder, recursive, record) => {
           require("node:fs").writeFileSync(`${folder}/a.jsonl.lock`, JSON.stringify(record));
-          const { cleaned } = await lock.cleanStaleLockFiles({ sessionsDir: folder, recursive });
-          return cleaned.length;
+          const { cleaned, skipped } = await lock.cleanStaleLockFiles({ sessionsDir: folder, recursive });
+          return { cleaned: cleaned.length, skipped: skipped?.map((error) => ({ ...error })) };
         },
         folder,
         recursive,
         dead(),
       );
-    await expect(clean(true)).rejects.toMatchObject({ code: "EACCES", path: path.join(folder, "z") });
-    expect(contents(folder)).toEqual(["a.jsonl.lock", "z"]);
-    expect(await clean(false)).toBe(1);
+    expect(await clean(true)).toMatchObject({
+      cleaned: 1,
+      skipped: [{ code: "EACCES", syscall: "scandir", path: path.join(folder, "closed") }],
+    });
+    expect(contents(folder)).toEqual(["closed"]);
+    expect(await clean(false)).toMatchObject({ cleaned: 1 });
+  });
+
+  test("with anyName sees locks of any name by their record, and leaves other programs' files alone", async () => {
+    const folder = temporaryFolder();
+    leave(path.join(folder, "chat.jsonl.lock"));
+    leave(path.join(folder, "config.json.lock"));
+    writeFileSync(path.join(folder, "yarn.lock"), "# yarn lockfile v1\n");
+    writeFileSync(path.join(folder, "package.lock"), JSON.stringify({ pid: 1 }));
+    writeFileSync(path.join(folder, "empty.lock"), "");
+    mkdirSync(path.join(folder, "folder.lock"));
+    symlinkSync("config.json.lock", path.join(folder, "link.lock"));
+    const names = async (options: object) => {
+      const { locks } = await cleanStaleLockFiles({ sessionsDir: folder, removeStale: false, ...options });
+      return locks.map(({ lockPath }) => path.basename(lockPath));
+    };
+    expect(await names({})).toEqual(["chat.jsonl.lock"]);
+    expect(await names({ anyName: true })).toEqual(["chat.jsonl.lock", "config.json.lock"]);
+    expect((await cleanStaleLockFiles({ sessionsDir: folder, anyName: true })).cleaned).toHaveLength(2);
+    expect(contents(folder)).toEqual(["empty.lock", "folder.lock", "link.lock", "package.lock", "yarn.lock"]);
+  });
+
+  test("says how far it is", async () => {
+    const folder = temporaryFolder();
+    for (let number = 0; number < 300; number += 1) {
+      leave(path.join(folder, `${number}.jsonl.lock`));
+    }
+    const seen: { done: number; total: number }[] = [];
+    await cleanStaleLockFiles({ sessionsDir: folder, onProgress: (progress) => seen.push(progress) });
+    expect(seen.length).toBeGreaterThan(0);
+    expect(seen.every(({ total, done }) => total === 300 && done <= 300)).toBe(true);
+    expect(seen.map(({ done }) => done)).toEqual(seen.map(({ done }) => done).sort((a, b) => a - b));
   });
 
   test("without removeStale changes nothing", async () => {
@@ -299,7 +333,10 @@ describe("a sweep", () => {
     for (const sessionsDir of ["", "a\0b"]) {
       await expect(clean({ sessionsDir })).rejects.toMatchObject({ code: "ERR_INVALID_ARG_VALUE" });
     }
-    const options = [{ staleMs: "1" }, { nowMs: "1" }, { removeStale: 1 }, { recursive: "no" }, { log: "x" }, { log: { warn: 1 } }];
+    const options = [
+      ...[{ staleMs: "1" }, { nowMs: "1" }, { removeStale: 1 }, { recursive: "no" }, { log: "x" }, { log: { warn: 1 } }],
+      ...[{ anyName: "yes" }, { processes: 1 }, { onProgress: {} }],
+    ];
     for (const wrong of options) {
       await expect(clean({ sessionsDir: "x", ...wrong })).rejects.toMatchObject({ code: "ERR_INVALID_ARG_TYPE" });
     }

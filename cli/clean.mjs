@@ -1,20 +1,23 @@
-/**
- * `clean`: removes dead lock files and says why for each. What lives, or may live, is kept.
- */
+/** `clean`: removes dead lock files and says why for each. Held and unknown locks are kept. */
 
 import { howKnown } from "./grounds.mjs";
 import { complain, paint, print } from "./output.mjs";
 import { describeHolder } from "./processes.mjs";
-import { asJson, ERROR, failureLines, NOTHING_DEAD, sessionName, SOMETHING_DEAD, sweep } from "./sweep.mjs";
-import { count, duration, json, messageOf, printable } from "./words.mjs";
+import { asJson, failureLines, noLocks, sessionName, sweep } from "./sweep.mjs";
+import { count, duration, ERROR, json, NOTHING_DEAD, reasonOf, SOMETHING_DEAD } from "./words.mjs";
 
-export async function clean(folders, { dryRun = false, json: asData, staleMs }, lock) {
-  const seen = await sweep(folders, { staleMs, removeStale: !dryRun }, lock);
+/** A shorter sweep shows no progress. */
+const PATIENCE_MS = 500;
+
+export async function clean(folders, { dryRun = false, json: asData, staleMs, all }, lock) {
+  const progress = new Progress();
+  const request = { staleMs, anyName: all, removeStale: !dryRun, onProgress: progress.show };
+  const seen = await sweep(folders, request, lock).finally(() => progress.clear());
   const dead = seen.locks.filter(({ verdict }) => verdict === "dead");
   if (asData) {
     print(json(seen.locks.map(asJson), 2));
   } else {
-    print(...report(seen.locks, dead, { folders, dryRun, lock }));
+    print(...report(seen, dead, { folders, dryRun }));
   }
   complain(...failureLines(seen.failures));
   if (seen.failures.length > 0 || (!dryRun && dead.some(isStuck))) {
@@ -23,17 +26,36 @@ export async function clean(folders, { dryRun = false, json: asData, staleMs }, 
   return dead.every(({ removed }) => removed) ? NOTHING_DEAD : SOMETHING_DEAD;
 }
 
-/** Dead, and could not be removed. Without a cause somebody else was faster. */
+/** How far the sweep is: one line on a terminal, which is written over. */
+class Progress {
+  #started = performance.now();
+  #isShown = false;
+
+  show = ({ done, total }) => {
+    if (process.stderr.isTTY && performance.now() - this.#started > PATIENCE_MS) {
+      this.#isShown = true;
+      process.stderr.write(`\rsession-write-lock: ${done} of ${total} files done\x1b[K`);
+    }
+  };
+
+  clear() {
+    if (this.#isShown) {
+      process.stderr.write("\r\x1b[K");
+    }
+  }
+}
+
+/** Dead, and could not be removed. Without a cause another process was faster. */
 function isStuck({ removed, cause }) {
   return !removed && cause !== undefined;
 }
 
-function report(locks, dead, { folders, dryRun, lock }) {
-  if (locks.length === 0) {
-    return [`No lock files in ${folders.map(printable).join(", ")}`];
+function report(seen, dead, { folders, dryRun }) {
+  if (seen.locks.length === 0) {
+    return noLocks(folders, seen);
   }
-  const lines = dead.map((each) => `${fate(each, dryRun)} ${sessionName(each)}: ${reason(each, lock)}`);
-  return [...lines, ...kept(locks.filter(({ verdict }) => verdict !== "dead"), lock), total(dead, dryRun)];
+  const lines = dead.map((each) => `${fate(each, dryRun)} ${sessionName(each)}: ${reason(each)}`);
+  return [...lines, ...kept(seen.locks.filter(({ verdict }) => verdict !== "dead")), total(dead, dryRun)];
 }
 
 function fate(inspection, dryRun) {
@@ -44,21 +66,21 @@ function fate(inspection, dryRun) {
 }
 
 /** Why it is dead; and why it is still there, if so. */
-function reason(inspection, lock) {
+function reason(inspection) {
   const { ageMs, cause } = inspection;
   const age = ageMs === null ? "" : `, ${duration(ageMs)} old`;
-  const refusal = cause === undefined ? "" : ` (${messageOf(cause)})`;
-  return `${howKnown(inspection, lock)}${age}; holder ${describeHolder(inspection, lock)}${refusal}`;
+  const refusal = cause === undefined ? "" : ` (${reasonOf(cause)})`;
+  return `${howKnown(inspection)}${age}; holder ${describeHolder(inspection)}${refusal}`;
 }
 
 /** One line for all of them: how many for which reason. */
-function kept(locks, lock) {
+function kept(locks) {
   if (locks.length === 0) {
     return [];
   }
   const numbers = new Map();
   for (const each of locks) {
-    const why = `${each.verdict}, ${howKnown(each, lock)}`;
+    const why = `${each.verdict}, ${howKnown(each)}`;
     numbers.set(why, (numbers.get(why) ?? 0) + 1);
   }
   const groups = [...numbers.keys()].sort().map((why) => `${numbers.get(why)} ${why}`);

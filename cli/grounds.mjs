@@ -1,64 +1,45 @@
-/**
- * What a verdict rests on, in a few words that a person understands. The verdict itself is Rust's.
- */
+/** What a verdict rests on, in a few words. The verdict and its ground are decided in `src/verdict.rs`. */
 
-import { isOfAnotherBoot, isOfAnotherNamespace } from "./processes.mjs";
-import { duration, messageOf } from "./words.mjs";
+import { isInherited } from "./processes.mjs";
+import { duration } from "./words.mjs";
 
 /** How the verdict is known: `holds the flock`, `no such process`. */
-export function howKnown(inspection, lock) {
-  return [GROUNDS[inspection.verdict](inspection, lock), remark(inspection)].filter(Boolean).join(", ");
+export function howKnown(inspection) {
+  const { ground, cause } = inspection;
+  const words = ground === null ? whyNot(cause) : GROUNDS[ground](inspection);
+  return [isInherited(inspection) ? `another process ${words}` : words, remark(inspection)].filter(Boolean).join(", ");
 }
 
 const GROUNDS = {
-  held: whyHeld,
-  dead: whyDead,
-  unknown: whyUnknown,
+  flock: () => "holds the flock",
+  "open-for-writing": () => "has the file open for writing",
+  "same-process": () => "its process is running",
+  "this-process": () => "this process holds it",
+  "flock-gone": () => "nobody holds its flock",
+  "no-such-process": () => "no such process",
+  "other-process": () => "another process has its pid",
+  "other-boot": () => "from before a restart of the machine",
+  "orphan-of-this-process": () => "another process has its pid",
+  "open-nowhere": () => "nobody has it open for writing",
+  "too-old": () => "no proof, and too old",
+  "too-young": ({ pid }) => (pid === null ? "names no process, may be new" : "nobody has it open, may be new"),
+  "no-proof": ({ writer }) => NO_PROOF[writer] ?? "no proof of life or death",
 };
 
-function whyHeld(inspection, lock) {
-  const sight = WITNESSES[inspection.witnessed] ?? "its process is running";
-  return isWriterGone(inspection, lock) ? `another process ${sight}` : sight;
-}
+/** What is known of the process that wrote the lock file, where that proves nothing. */
+const NO_PROOF = {
+  unnamed: "names no process",
+  unproved: "its process may be running",
+  "started-later": "its process started later",
+  "other-namespace": "its process is out of sight",
+  "other-boot": "its process is out of sight",
+};
 
-const WITNESSES = { flock: "holds the flock", "open-for-writing": "has the file open for writing" };
-
-/**
- * Whether a held lock is held by another process than the one that took it: a child, which has
- * inherited its descriptor.
- */
-export function isWriterGone({ witnessed, pid, holder }, lock) {
-  const isOutOfSight = isOfAnotherBoot(holder) || isOfAnotherNamespace(holder);
-  return witnessed !== null && pid !== null && !isOutOfSight && !lock.isAlive(pid);
-}
-
-function whyDead({ holder, pid, staleReasons }, lock) {
-  if (staleReasons.includes("recycled-pid") || staleReasons.includes("orphan-self-pid")) {
-    return "its pid is another process's now";
-  }
-  if (isOfAnotherBoot(holder)) {
-    return "from before a restart of the machine";
-  }
-  if (staleReasons.includes("dead-pid") && !isOfAnotherNamespace(holder) && !lock.isAlive(pid)) {
-    return "no such process";
-  }
-  return holder?.witness === "flock" ? "nobody holds its flock" : "nobody has it open for writing";
-}
-
-function whyUnknown({ holder, pid, cause }) {
+function whyNot(cause) {
   if (isNoFile({ cause })) {
     return "is no regular file";
   }
-  if (cause) {
-    return `can't be looked at: ${cause.code ?? messageOf(cause)}`;
-  }
-  if (pid === null) {
-    return "names no process, may be new";
-  }
-  if (isOfAnotherBoot(holder) || isOfAnotherNamespace(holder)) {
-    return "its process is out of sight";
-  }
-  return "its process may be running";
+  return cause ? `can't be looked at: ${cause.code ?? "an error"}` : "changes too fast to be judged";
 }
 
 /** Whether something else stands where the lock file belongs: an acquire is refused. */
@@ -66,7 +47,7 @@ export function isNoFile({ cause }) {
   return cause?.code === "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE";
 }
 
-/** What one may want to know although it decides nothing. */
+/** What decides nothing, but is worth knowing. */
 function remark({ verdict, staleReasons, holder }) {
   const isOver = verdict !== "dead" && staleReasons.includes("hold-exceeded");
   return isOver ? `past its limit of ${duration(holder.maxHoldMs)}` : "";

@@ -1,23 +1,27 @@
-/**
- * Where the answers go: lines to a terminal, with colours and of its width, or to something else.
- */
-
-import pc from "picocolors";
+/** Where the answers go: lines to a terminal, with colours and of its width, or to something else. */
 
 const { stdout, stderr, env } = process;
 
 /** Colour only on a terminal that has any, and never with NO_COLOR. */
 const hasColours = stdout.isTTY === true && !env.NO_COLOR && stdout.hasColors();
 
-export const paint = pc.createColors(hasColours);
+function colour(start, end) {
+  return (text) => (hasColours ? `\x1b[${start}m${text}\x1b[${end}m` : text);
+}
+
+export const paint = {
+  bold: colour(1, 22),
+  red: colour(31, 39),
+  green: colour(32, 39),
+  yellow: colour(33, 39),
+};
 
 /** Whether what has been printed can be written over. */
 export const isScreen = stdout.isTTY === true && env.TERM !== "dumb";
 
-/** Held is well, dead is not, and unknown wants a look. */
 export const paintVerdict = { held: paint.green, dead: paint.red, unknown: paint.yellow };
 
-/** How many cells a line may take: elsewhere than on a terminal nothing is cut. */
+/** How many cells a line may take. Only a terminal has a limit. */
 export function width() {
   return stdout.isTTY ? stdout.columns || 80 : Infinity;
 }
@@ -26,7 +30,7 @@ export function print(...lines) {
   stdout.write(lines.map((line) => `${line}\n`).join(""));
 }
 
-/** What isn't the answer: errors, remarks. */
+/** Errors and remarks. */
 export function complain(...lines) {
   stderr.write(lines.map((line) => `session-write-lock: ${line}\n`).join(""));
 }

@@ -1,97 +1,79 @@
 /**
- * Who a record's process is, for people: its command line, if the number still means that process.
- * Nothing is decided here; that is done in Rust.
+ * Which process holds a lock, in words. The processes and what is known of them come from the inspection; nothing
+ * is looked up here.
  */
-
-import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 
 import { printable } from "./words.mjs";
 
 /** More of a command line than this helps nobody, in characters. */
 const LONGEST = 200;
 
-/** The command line of the process that wrote a record; `null` if it can't be told. */
-export function commandLineOf({ pid, pidAlive, holder }, { getProcessStartTime }) {
-  if (pid === null || !pidAlive || isElsewhere(holder)) {
-    return null;
+/** `4242 (node)`. */
+export function named(pid, comm) {
+  return comm === null || comm === undefined ? `${pid}` : `${pid} (${printable(comm)})`;
+}
+
+/** Cut, and printable; `null` if it is unknown. */
+export function commandLine(command) {
+  return command && printable(command.length > LONGEST ? `${command.slice(0, LONGEST - 1)}…` : command);
+}
+
+/**
+ * The processes on which a held lock's verdict rests, the one in the record first. Empty where we may not see
+ * them: another user's, or in another container.
+ */
+export function holdersOf({ verdict, ground, holders }) {
+  if (verdict !== "held") {
+    return [];
   }
-  const startTime = getProcessStartTime(pid);
-  if (holder?.starttime !== undefined && startTime !== null && holder.starttime !== startTime) {
-    return null; // the number is another's by now
+  const isWitness = ["flock", "open-for-writing"].includes(ground);
+  const proved = holders.filter(({ witness, isWriter }) => (isWitness ? witness === ground : isWriter));
+  return proved.sort((one, other) => Number(other.isWriter) - Number(one.isWriter));
+}
+
+/** Whether the lock is held, but not by the process in the record: a child has inherited it. */
+export function isInherited(inspection) {
+  const holders = holdersOf(inspection);
+  return inspection.pid !== null && holders.length > 0 && !holders.some(({ isWriter }) => isWriter);
+}
+
+/**
+ * The holder in one line: `4242 (node) node gateway.js`, or `4242 (node) and 1 more: node gateway.js`. A number that
+ * is not valid here never stands alone.
+ */
+export function describeHolder(inspection) {
+  const [first, ...others] = holdersOf(inspection);
+  if (first === undefined) {
+    return [byRecord(inspection), labelOf(inspection)].filter(Boolean).join(" ");
   }
-  return commandLine(pid);
+  const { pid, comm, command } = first;
+  const more = others.length === 0 ? "" : `and ${others.length} more${command ? ":" : ""}`;
+  return [named(pid, comm), labelOf(inspection), more, commandLine(command)].filter(Boolean).join(" ");
 }
 
-/** Whether the record's number means something else here than it meant to its writer. */
-function isElsewhere(holder) {
-  return isOfAnotherNamespace(holder) || isOfAnotherBoot(holder);
+/** What the holder has called its lock. */
+export function labelOf({ holder }) {
+  return typeof holder?.label === "string" && holder.label !== "" ? `[${printable(holder.label)}]` : "";
 }
 
-/** Whether it was written in another container. */
-export function isOfAnotherNamespace(holder) {
-  ownNamespace ??= tryTo(() => Number(/\d+/.exec(readlinkSync("/proc/self/ns/pid"))[0]));
-  return differ(holder?.pidNamespace, ownNamespace);
-}
-
-/** Whether it was written before this machine was started, or on another one. */
-export function isOfAnotherBoot(holder) {
-  ownBoot ??= tryTo(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim());
-  return differ(holder?.bootId, ownBoot);
-}
-
-let ownNamespace;
-let ownBoot;
-
-/** Both known, and not the same. */
-function differ(theirs, ours) {
-  return theirs !== undefined && ours !== null && theirs !== ours;
-}
-
-/** What a process was started with. `null` if it has ended, or the kernel doesn't say. */
-export function commandLine(pid) {
-  const raw = tryTo(() => readFileSync(`/proc/${pid}/cmdline`, "utf8"));
-  const line = raw?.split("\0").filter(Boolean).join(" ");
-  return line ? printable(line.length > LONGEST ? `${line.slice(0, LONGEST - 1)}…` : line) : null;
-}
-
-/** Who has a file open, as far as we may see: their numbers. */
-export function openersOf(file) {
-  const target = tryTo(() => statSync(file, { bigint: true }));
-  const pids = tryTo(() => readdirSync("/proc").filter((name) => /^\d+$/.test(name)));
-  const isOpenIn = (pid) =>
-    tryTo(() => readdirSync(`/proc/${pid}/fd`))?.some((fd) => {
-      const found = tryTo(() => statSync(`/proc/${pid}/fd/${fd}`, { bigint: true }));
-      return found?.ino === target.ino && found.dev === target.dev;
-    });
-  return target === null ? [] : (pids ?? []).map(Number).filter(isOpenIn);
-}
-
-/** The process group of a process, and the one in the foreground of its terminal; `null` if unknown. */
-export function jobOf(pid) {
-  const stat = tryTo(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
-  if (stat === null) {
-    return null;
-  }
-  // The name, in brackets, may contain anything: count from the last bracket.
-  const [, , group, , , foreground] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return { group: Number(group), foreground: Number(foreground) };
-}
-
-/** The holder in one line: `4242 (node) node gateway.js`. */
-export function describeHolder(inspection, lock) {
-  const { pid, comm } = inspection;
+/** What the record alone says. */
+function byRecord({ pid, comm, verdict, writer }) {
+  const unseen = verdict === "held" ? "out of sight" : "unknown";
   if (pid === null) {
-    return "unknown";
+    return unseen;
   }
-  const name = comm === null ? "" : ` (${printable(comm)})`;
-  const line = commandLineOf(inspection, lock);
-  return `${pid}${name}${line === null ? "" : ` ${line}`}`;
+  const who = named(pid, comm);
+  if (verdict === "dead") {
+    return `was ${who}${writer === "other-namespace" ? ELSEWHERE[writer] : ""}`;
+  }
+  if (writer === "running" || writer === "unproved") {
+    return `perhaps ${who}`;
+  }
+  return `${unseen}; its record says ${who}${ELSEWHERE[writer] ?? ""}`;
 }
 
-function tryTo(read) {
-  try {
-    return read();
-  } catch {
-    return null;
-  }
-}
+/** Where the number in the record belongs, if not here. */
+export const ELSEWHERE = {
+  "other-namespace": " in another container",
+  "other-boot": " before a restart, or on another machine",
+};

@@ -17,14 +17,13 @@ import { getSystemErrorMap } from "node:util";
 
 import { howKnown } from "./grounds.mjs";
 import { complain } from "./output.mjs";
-import { describeHolder, jobOf } from "./processes.mjs";
+import { describeHolder, holdersOf } from "./processes.mjs";
 import { dieBy } from "./signals.mjs";
-import { duration, messageOf, printable } from "./words.mjs";
+import { duration, FAILED, messageOf, printable } from "./words.mjs";
 
-/** Not a status of the command, as timeout(1), env(1) and others count. */
-export const STOPPED = 123;
-export const TIMED_OUT = 124;
-export const FAILED = 125;
+/** Not a status of the command, as timeout(1), env(1) and others count; so is `FAILED`. */
+const STOPPED = 123;
+const TIMED_OUT = 124;
 const CANNOT_RUN = 126;
 const NOT_FOUND = 127;
 
@@ -37,15 +36,22 @@ const FROM_KEYS = ["SIGINT", "SIGQUIT"];
 /** How long a command that is told to end may take for it. */
 const GRACE_MS = 10_000;
 
-/** The watchdog must not release while the command runs: in a hundred years it may. */
-const FOR_EVER_MS = 100 * 365 * 24 * 3_600_000;
-
-/** Says who is in the way when one has waited for so long, on a terminal. */
+/** On a terminal it says whom it waits for after this long. */
 const PATIENCE_MS = 1_000;
+
+/**
+ * In the command's environment: the tokens of the locks under which it runs. A nested `run` that wants one of
+ * these locks would wait for its own end.
+ */
+const HELD_LOCKS = "SESSION_WRITE_LOCK_HELD";
 
 /** Returns the status to end with; or ends this process by the signal that ended the command. */
 export async function run(sessionFile, command, options, lock) {
   const { timeout = Infinity, maxHold } = options;
+  if (await isNested(sessionFile, lock)) {
+    complain(`this command already runs under the lock of ${printable(sessionFile)}: it would wait for itself`);
+    return FAILED;
+  }
   const signals = new Signals();
   const held = await acquire(sessionFile, { timeout, maxHold, signals }, lock);
   if (signals.caught) {
@@ -54,16 +60,40 @@ export async function run(sessionFile, command, options, lock) {
   if (held === null) {
     return TIMED_OUT;
   }
-  const outcome = await outcomeOf(command, held, { maxHold, signals });
+  const env = { ...process.env, [HELD_LOCKS]: [...heldTokens(), await tokenOf(sessionFile, lock)].join() };
+  const outcome = await outcomeOf(command, held, { maxHold, signals, env });
   await release(held);
   return outcome.signal ? dieBy(outcome.signal) : outcome.status;
+}
+
+/**
+ * Whether the lock is held by a `run` above this process. A process may outlive that `run`, so the variable alone
+ * proves nothing: the lock must still be held with that token.
+ */
+async function isNested(sessionFile, lock) {
+  if (heldTokens().length === 0) {
+    return false;
+  }
+  const inspection = await lock.inspectSessionLock(sessionFile);
+  return inspection?.verdict === "held" && heldTokens().includes(inspection.holder?.token);
+}
+
+function heldTokens() {
+  return process.env[HELD_LOCKS]?.split(",").filter(Boolean) ?? [];
+}
+
+/** The token of the lock that we hold; nothing if somebody has just removed it. */
+async function tokenOf(sessionFile, lock) {
+  const inspection = await lock.inspectSessionLock(sessionFile).catch(() => null);
+  return inspection?.holder?.token;
 }
 
 // --- The lock -----------------------------------------------------------------------------------
 
 /** `null`: a signal has come; or it was not to be had in time, and that has been said. */
 async function acquire(sessionFile, { timeout, maxHold, signals }, lock) {
-  const maxHoldMs = maxHold === undefined ? FOR_EVER_MS : maxHold + 2 * GRACE_MS;
+  // The watchdog releases only if the command could not be stopped.
+  const maxHoldMs = maxHold === undefined ? Infinity : maxHold + 2 * GRACE_MS;
   // Zero would mean the default; one attempt is always made.
   const timeoutMs = Math.max(timeout, 1);
   const notice = announceWait(sessionFile, lock);
@@ -90,9 +120,9 @@ function announceWait(sessionFile, lock) {
     return undefined;
   }
   const announce = async () => {
-    const inspection = await lock.inspectSessionLock(sessionFile).catch(() => null);
+    const inspection = await lookAt(sessionFile, lock);
     if (inspection) {
-      complain(`waiting for ${printable(sessionFile)}: ${whoHolds(inspection, lock)}`);
+      complain(`waiting for ${printable(sessionFile)}: ${whoHolds(inspection)}`);
     }
   };
   return setTimeout(announce, PATIENCE_MS);
@@ -100,16 +130,20 @@ function announceWait(sessionFile, lock) {
 
 /** Who was in the way. Looked up now, as the error itself doesn't say how it is known. */
 async function timeoutMessage(sessionFile, timeout, error, lock) {
-  const inspection = await lock.inspectSessionLock(sessionFile).catch(() => null);
-  const who = inspection ? whoHolds(inspection, lock) : `it was held by ${printable(error.owner)}`;
+  const inspection = await lookAt(sessionFile, lock);
+  const who = inspection ? whoHolds(inspection) : `it was held by ${printable(error.owner)}`;
   const waited = timeout > 0 ? ` after ${duration(timeout)}` : "";
   return `${printable(sessionFile)} is still locked${waited}, the command was not run: ${who}`;
 }
 
-function whoHolds(inspection, lock) {
+function lookAt(sessionFile, lock) {
+  return lock.inspectSessionLock(sessionFile, { processes: true }).catch(() => null);
+}
+
+function whoHolds(inspection) {
   const since = inspection.ageMs === null ? "" : ` for ${duration(inspection.ageMs)}`;
-  const who = inspection.pid === null ? "" : ` by process ${describeHolder(inspection, lock)}`;
-  return `${inspection.verdict}${since}${who} (${howKnown(inspection, lock)})`;
+  const by = holdersOf(inspection).length > 0 ? " by process" : ", holder";
+  return `${inspection.verdict}${since}${by} ${describeHolder(inspection)} (${howKnown(inspection)})`;
 }
 
 async function release(held) {
@@ -142,16 +176,17 @@ function tryTo(read) {
   try {
     return read();
   } catch {
-    return undefined; // that of the listing itself, which is closed by now
+    return undefined; // closed or ended by now
   }
 }
 
 // --- The command --------------------------------------------------------------------------------
 
 /** Runs it. Says with which `status`, or by which `signal`, it has ended. */
-async function outcomeOf([file, ...args], held, { maxHold, signals }) {
+async function outcomeOf([file, ...args], held, { maxHold, signals, env }) {
   try {
     const child = spawn(file, args, {
+      env,
       stdio: ["inherit", "inherit", "inherit", descriptorOf(held.lockPath) ?? "ignore"],
     });
     const ended = once(child, "exit"); // or throws if it could not be started
@@ -219,7 +254,18 @@ function passOn(signal, child) {
  */
 function sharesForeground(pid) {
   const [own, command] = [jobOf(process.pid), jobOf(pid)];
-  return own !== null && own.group === own.foreground && command?.group === own.group;
+  return own !== undefined && own.group === own.foreground && command?.group === own.group;
+}
+
+/** The process group of a process, and the one in the foreground of its terminal; `undefined` if unknown. */
+function jobOf(pid) {
+  const stat = tryTo(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
+  if (stat === undefined) {
+    return undefined;
+  }
+  // The name, in brackets, may contain anything: count from the last bracket.
+  const [, , group, , , foreground] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return { group: Number(group), foreground: Number(foreground) };
 }
 
 /** The signals that are passed on. Until there is a command, each of them ends the wait. */

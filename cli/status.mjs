@@ -1,27 +1,37 @@
 /**
- * `status`: which sessions are locked, by whom, since when, and how that is known. Removes nothing.
+ * `status`: which sessions are locked, by which process, for how long, how that is known, and who waits. Removes
+ * nothing.
  */
 
 import { howKnown } from "./grounds.mjs";
-import { paint, paintVerdict, print, complain, width } from "./output.mjs";
+import { complain, paint, paintVerdict, print, width } from "./output.mjs";
 import { describeHolder } from "./processes.mjs";
-import { asJson, ERROR, failureLines, NOTHING_DEAD, sessionName, SOMETHING_DEAD, sweep } from "./sweep.mjs";
+import { asJson, failureLines, noLocks, sessionName, sweep } from "./sweep.mjs";
 import { fit, table } from "./table.mjs";
-import { watch } from "./watch.mjs";
-import { count, duration, json, printable } from "./words.mjs";
+import { count, duration, ERROR, json, NOTHING_DEAD, SOMETHING_DEAD } from "./words.mjs";
 
 const COLUMNS = [
-  { title: "SESSION", shrink: 2, keep: "end" },
-  { title: "HOLDER", shrink: 1, most: 80 },
-  { title: "AGE" },
-  { title: "VERDICT", paint: (text) => paintVerdict[text](text) },
-  { title: "HOW IT IS KNOWN", shrink: 3 },
+  { title: "SESSION", shrink: 2, keep: "end", text: sessionName },
+  { title: "HOLDER", shrink: 1, most: 80, text: describeHolder },
+  { title: "WAITING", isNeeded: (locks) => locks.some(hasWaiters), text: ({ waiters }) => `${waiters.length}` },
+  { title: "AGE", text: ({ ageMs }) => (ageMs === null ? "?" : duration(ageMs)) },
+  { title: "VERDICT", text: ({ verdict }) => verdict, paint: (text) => paintVerdict[text](text) },
+  { title: "HOW IT IS KNOWN", shrink: 3, text: howKnown },
 ];
 
+/** What needs a person comes first. */
+const ORDER = ["dead", "held", "unknown"];
+
+function hasWaiters({ waiters }) {
+  return waiters.length > 0;
+}
+
 export async function status(folders, options, lock) {
-  const look = () => sweep(folders, { staleMs: options.staleMs, removeStale: false }, lock);
-  const report = (seen) => (options.json ? [jsonOf(seen, options)] : screen(seen, folders, lock));
+  const request = { staleMs: options.staleMs, anyName: options.all, removeStale: false };
+  const look = () => sweep(folders, request, lock);
+  const report = (seen) => (options.json ? [jsonOf(seen, options)] : screen(seen, folders));
   if (options.watch) {
+    const { watch } = await import("./watch.mjs");
     return exitCode(await watch({ folders, look, report, ...options }));
   }
   const seen = await look();
@@ -30,39 +40,33 @@ export async function status(folders, options, lock) {
   return exitCode(seen);
 }
 
-export function exitCode({ locks, failures }) {
+function exitCode({ locks, failures }) {
   if (failures.length > 0) {
     return ERROR;
   }
   return locks.some(({ verdict }) => verdict === "dead") ? SOMETHING_DEAD : NOTHING_DEAD;
 }
 
-/** One value on one line for each look where it goes on, else for people too. */
+/** With `watch` one line for each look, else for people too. */
 function jsonOf({ locks }, { watch: goesOn }) {
   return json(locks.map(asJson), goesOn ? undefined : 2);
 }
 
-/** The table, and a line that sums it up. */
-function screen({ locks }, folders, lock) {
+/** The table, and a last line that sums it up. */
+function screen(seen, folders) {
+  const locks = ORDER.flatMap((wanted) => seen.locks.filter(({ verdict }) => verdict === wanted));
   if (locks.length === 0) {
-    return [`No lock files in ${folders.map(printable).join(", ")}`];
+    return noLocks(folders, seen);
   }
-  const rows = locks.map((each) => [
-    sessionName(each),
-    describeHolder(each, lock),
-    each.ageMs === null ? "?" : duration(each.ageMs),
-    each.verdict,
-    howKnown(each, lock),
-  ]);
-  const [header, ...lines] = table(COLUMNS, rows, width());
+  const columns = COLUMNS.filter(({ isNeeded }) => isNeeded?.(locks) ?? true);
+  const rows = locks.map((each) => columns.map(({ text }) => text(each)));
+  const [header, ...lines] = table(columns, rows, width());
   return [paint.bold(header), ...lines, "", fit(summary(locks), width())];
 }
 
 function summary(locks) {
   const having = (wanted) => locks.filter(({ verdict }) => verdict === wanted).length;
-  const counts = ["held", "dead", "unknown"]
-    .filter((verdict) => having(verdict) > 0)
-    .map((verdict) => `${having(verdict)} ${verdict}`);
+  const counts = ORDER.filter((verdict) => having(verdict) > 0).map((verdict) => `${having(verdict)} ${verdict}`);
   const hint = having("dead") > 0 ? "; `session-write-lock clean` removes what is dead" : "";
   return `${count(locks.length, "lock file")}: ${counts.join(", ")}${hint}`;
 }

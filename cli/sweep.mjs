@@ -1,32 +1,29 @@
 /**
- * What `status` and `clean` have in common: the lock files below some folders, judged, in the forms
- * in which they are shown.
+ * What `status` and `clean` have in common: the lock files in some folders and below, judged, in the forms in
+ * which they are shown.
  */
 
 import { stat } from "node:fs/promises";
 import path from "node:path";
 
-import { messageOf, printable } from "./words.mjs";
-
-/** Everything went well, and no lock file is dead. */
-export const NOTHING_DEAD = 0;
-/** Some are. */
-export const SOMETHING_DEAD = 1;
-/** It could not be done, or not all of it. */
-export const ERROR = 2;
+import { printable, reasonOf } from "./words.mjs";
 
 /**
- * Sweeps each of `folders`, all that is below them included. One that can't be read keeps nobody
- * from seeing the others: it is among the `failures`.
+ * Sweeps each of `folders`, with all folders below. A folder that can't be read is in `failures`; the others are
+ * swept all the same.
  */
-export async function sweep(folders, { staleMs, removeStale }, lock) {
-  const locks = new Map(); // by path: folders may be given twice, or one within the other
+export async function sweep(folders, { removeStale, staleMs, anyName, onProgress }, lock) {
+  const locks = new Map(); // by path: a folder may be given twice, or inside another one
   const failures = [];
   for (const folder of folders) {
     try {
       await requireFolder(folder);
-      const options = { sessionsDir: folder, recursive: true, removeStale, staleMs };
-      for (const each of (await lock.cleanStaleLockFiles(options)).locks) {
+      const { locks: found, skipped = [] } = await lock.cleanStaleLockFiles({
+        ...{ sessionsDir: folder, recursive: true, processes: true },
+        ...{ removeStale, staleMs, anyName, onProgress },
+      });
+      failures.push(...skipped.map((error) => ({ folder: error.path, error })));
+      for (const each of found) {
         if (!locks.get(each.lockPath)?.removed) {
           locks.set(each.lockPath, each);
         }
@@ -38,32 +35,45 @@ export async function sweep(folders, { staleMs, removeStale }, lock) {
   return { locks: [...locks.values()], failures };
 }
 
-/** The sweep itself finds nothing in a folder that is missing; whoever names one wants to know. */
+/** The sweep itself finds nothing in a folder that is missing; a person who names one has made a mistake. */
 async function requireFolder(folder) {
   if (!(await stat(folder)).isDirectory()) {
-    throw new Error(`not a folder; about one session \`session-write-lock why\` tells`);
+    throw new Error("not a folder; `session-write-lock why` tells about one session");
   }
 }
 
-/** What went wrong, a line for each. */
+/** What went wrong, a line for each folder. */
 export function failureLines(failures) {
-  return failures.map(({ folder, error }) => `${printable(folder)}: ${messageOf(error)}`);
+  return failures.map(({ folder, error }) => {
+    const reason = error.code === "ENOENT" ? "no such folder" : reasonOf(error);
+    return `${printable(shortPath(folder))}: ${reason}`;
+  });
 }
 
-/** Short where it is below the current folder. */
+/** For a table without rows. Folders that could not be read are in the complaints. */
+export function noLocks(folders, { failures }) {
+  const read = folders.filter((folder) => failures.every((failure) => failure.folder !== folder));
+  return read.length === 0 ? [] : [`No lock files in ${read.map(printable).join(", ")}`];
+}
+
+/** Of a session: relative where it is below the current folder. */
 export function sessionName({ lockPath }) {
-  const sessionFile = lockPath.replace(/\.lock$/, "");
-  const relative = path.relative(process.cwd(), sessionFile);
-  return printable(relative.startsWith("..") ? sessionFile : relative);
+  return printable(shortPath(lockPath.replace(/\.lock$/, "")));
+}
+
+function shortPath(file) {
+  const relative = path.relative(process.cwd(), file);
+  return path.isAbsolute(file) && !relative.startsWith("..") && relative !== "" ? relative : file;
 }
 
 /** An inspection as `--json` prints it: these fields, always. */
 export function asJson(inspection) {
-  const { lockPath, verdict, witnessed, pid, pidAlive, comm, createdAt, ageMs } = inspection;
+  const { lockPath, verdict, ground, witnessed, pid, pidAlive, comm, createdAt, ageMs } = inspection;
   const { stale, staleReasons, removable, removed, holder, cause } = inspection;
+  const { holders, waiters, writer } = inspection;
   return {
-    ...{ lockPath, verdict, witnessed, pid, pidAlive, comm, createdAt, ageMs },
-    ...{ stale, staleReasons, removable, removed, holder },
+    ...{ lockPath, verdict, ground, witnessed, pid, pidAlive, comm, createdAt, ageMs },
+    ...{ stale, staleReasons, removable, removed, holder, holders, waiters, writer },
     cause: cause === undefined ? null : { code: cause.code ?? null, message: cause.message },
   };
 }

@@ -2,6 +2,7 @@
  * Columns that line up, also with wide and combining characters, within the width of a terminal.
  */
 
+/*! Includes get-east-asian-width. Copyright (c) Sindre Sorhus. MIT License, as in the file LICENSE. */
 import { eastAsianWidth } from "get-east-asian-width";
 
 const GAP = "  ";

@@ -1,6 +1,6 @@
 /**
- * `status --watch`: looks again when something changes, until a signal ends it. The system tells of
- * files that come and go; that a holder has died nobody tells, so there is a slow timer as well.
+ * `status --watch`: looks again when something changes, until a signal ends it. The system reports files that
+ * appear and disappear. It does not report the death of a holder, so there is a slow timer as well.
  */
 
 import { watch as watchFolder } from "node:fs";
@@ -25,7 +25,7 @@ export async function watch({ folders, look, report, json }) {
   const folderWatch = new FolderWatch(() => bell.ring());
   let started = performance.now();
   let seen = await look();
-  if (seen.failures.length > 0) {
+  if (seen.failures.some(({ folder }) => folders.includes(folder))) {
     complain(...failureLines(seen.failures));
     return seen;
   }
@@ -152,9 +152,13 @@ const HOME = "\x1b[H";
 const CLEAR_LINE = "\x1b[K";
 const CLEAR_BELOW = "\x1b[J";
 
+/** So many complaints are kept on the screen where there is no room for all. */
+const MOST_COMPLAINTS = 2;
+
 /** A terminal: the table stays where it is, and is written over. */
 class Screen {
   #lines = [];
+  #footLength = 1;
   #onResize;
 
   constructor(onResize) {
@@ -167,7 +171,9 @@ class Screen {
   }
 
   show(lines, { failures }) {
-    this.#lines = [...lines, ...failureLines(failures)];
+    const complaints = failureLines(failures);
+    this.#lines = [...lines, ...complaints];
+    this.#footLength = Math.min(complaints.length, MOST_COMPLAINTS) + 1;
     this.#draw();
   }
 
@@ -181,11 +187,13 @@ class Screen {
     print(...this.#lines);
   }
 
-  /** In one write, over what is there: nothing flickers. */
+  /** In one write, over what is there: nothing flickers. The last lines, with the counts, are always shown. */
   #draw() {
     const room = (process.stdout.rows || 24) - 1;
     const rest = this.#lines.length - room;
-    const lines = rest > 0 ? [...this.#lines.slice(0, room - 1), `… ${rest + 1} more`] : this.#lines;
+    const foot = this.#lines.slice(-this.#footLength);
+    const head = this.#lines.slice(0, Math.max(0, room - foot.length - 1));
+    const lines = rest > 0 ? [...head, `… ${rest + 1} more`, ...foot] : this.#lines;
     process.stdout.write(`${HOME}${lines.map((line) => `${line}${CLEAR_LINE}\n`).join("")}${CLEAR_BELOW}`);
   }
 
@@ -226,6 +234,7 @@ class Log {
   close() {}
 }
 
-function stateOf({ lockPath, verdict, witnessed, holder, staleReasons }) {
-  return { lockPath, verdict, witnessed, holder, staleReasons };
+function stateOf({ lockPath, verdict, ground, holder, staleReasons, holders, waiters }) {
+  const pids = (processes) => processes.map(({ pid }) => pid);
+  return { lockPath, verdict, ground, holder, staleReasons, holders: pids(holders), waiters: pids(waiters) };
 }

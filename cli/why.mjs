@@ -1,24 +1,41 @@
 /**
- * `why`: one lock in sentences. What the file says, what the kernel says, what an acquire would do,
- * why, and what a person can do.
+ * `why`: one lock in sentences. What a person can do, which processes have it, what the file says, what the kernel
+ * says, what an acquire would do, and why. It puts the facts of an inspection into words.
  */
 
-import { isNoFile, isWriterGone } from "./grounds.mjs";
-import { paint, print, wrap } from "./output.mjs";
-import { commandLine, isOfAnotherBoot, isOfAnotherNamespace, openersOf } from "./processes.mjs";
-import { asJson, ERROR, NOTHING_DEAD, sessionName, SOMETHING_DEAD } from "./sweep.mjs";
-import { duration, json, messageOf, printable } from "./words.mjs";
+import { lstatSync, readdirSync } from "node:fs";
+import path from "node:path";
+
+import { isNoFile } from "./grounds.mjs";
+import { complain, paint, print, wrap } from "./output.mjs";
+import { commandLine, ELSEWHERE, holdersOf, labelOf, named } from "./processes.mjs";
+import { asJson, sessionName } from "./sweep.mjs";
+import {
+  duration,
+  ERROR,
+  json,
+  messageOf,
+  nearest,
+  NOTHING_DEAD,
+  printable,
+  SOMETHING_DEAD,
+} from "./words.mjs";
 
 const DEFAULT_STALE_MS = 30 * 60_000;
 
 export async function why(session, { json: asData, staleMs = DEFAULT_STALE_MS }, lock) {
-  const inspection = await lock.inspectSessionLock(session, { staleMs });
+  const inspection = await lock.inspectSessionLock(session, { staleMs, processes: true });
+  const isMissing = inspection === null && !exists(session.replace(/\.lock$/, ""));
   if (asData) {
     print(json(inspection && asJson(inspection), 2));
-  } else if (inspection === null) {
+  } else if (inspection !== null) {
+    print(...(isNoFile(inspection) ? storyOfNoFile(inspection) : story(inspection, staleMs)));
+  } else if (!isMissing) {
     print(...storyOfNothing(session));
-  } else {
-    print(...(isNoFile(inspection) ? storyOfNoFile(inspection) : story(inspection, staleMs, lock)));
+  }
+  if (isMissing) {
+    complain(`no such session: ${printable(session)}${hint(session)}`);
+    return ERROR;
   }
   return exitCode(inspection);
 }
@@ -30,39 +47,71 @@ function exitCode(inspection) {
   return inspection?.verdict === "dead" ? SOMETHING_DEAD : NOTHING_DEAD;
 }
 
+// --- A session that isn't there -------------------------------------------------------------------
+
+function exists(file) {
+  return lstatSync(file, { throwIfNoEntry: false }) !== undefined;
+}
+
+/** The session that was perhaps meant. */
+function hint(session) {
+  const folder = path.dirname(session);
+  if (!exists(folder)) {
+    return " (there is no such folder)";
+  }
+  const near = nearest(path.basename(session).replace(/\.lock$/, ""), sessionsIn(folder));
+  return near === undefined ? "" : ` (did you mean ${printable(path.join(folder, near))}?)`;
+}
+
+function sessionsIn(folder) {
+  try {
+    const names = readdirSync(folder).filter((name) => !/\.lock\.(queue|new|reclaim)$/.test(name));
+    return [...new Set(names.map((name) => name.replace(/\.lock$/, "")))];
+  } catch {
+    return []; // it may not be read: then there is no hint
+  }
+}
+
+// --- The story ------------------------------------------------------------------------------------
+
 /** A heading, and paragraphs under their titles. */
 function tell(heading, paragraphs) {
   const parts = paragraphs.filter(([, text]) => text !== "");
   return [...wrap(heading), ...parts.flatMap(([title, text]) => ["", paint.bold(title), ...wrap(text, "  ")])];
 }
 
-function story(inspection, staleMs, lock) {
+function story(inspection, staleMs) {
   const { verdict } = inspection;
-  const isGone = isWriterGone(inspection, lock);
-  return tell(HEADINGS[verdict](inspection, isGone), [
+  return tell(HEADINGS[verdict](inspection), [
+    ["What you can do", ADVICE[verdict](inspection)],
+    ["Which processes have it", sentences(aboutHolders(inspection), aboutWaiters(inspection))],
     ["What the file says", sentences(fileSays(inspection))],
-    ["What the kernel says", sentences(kernelSays(inspection, lock))],
+    ["What the kernel says", sentences(aboutFile(inspection), aboutWriter(inspection))],
     ["What an acquire would do", ACTIONS[verdict](inspection, staleMs)],
-    ["Why", sentences(REASONS[verdict](inspection), remark(inspection))],
-    ["What you can do", ADVICE[verdict](inspection, isGone)],
+    ["Why", sentences(REASONS[inspection.ground] ?? DOUBT, remark(inspection))],
   ]);
 }
 
 const HEADINGS = {
-  held: (inspection, isGone) =>
-    `${sessionName(inspection)} is held${isGone ? "" : by(inspection)}${since(inspection)}.`,
-  dead: (inspection) => `${sessionName(inspection)} has a dead lock${since(inspection)}: nobody holds it.`,
+  held: (inspection) => `${sessionName(inspection)} is held${by(inspection)}${since(inspection)}.`,
+  dead: (inspection) => `${sessionName(inspection)} has a dead lock${old(inspection)}: nobody holds it.`,
   unknown: (inspection) =>
-    `${sessionName(inspection)} counts as held${since(inspection)}: it is unknown whether its holder lives.`,
+    `${sessionName(inspection)} counts as held${since(inspection)}: it is unknown whether its holder is alive.`,
 };
 
-function by({ pid, comm }) {
-  const name = comm === null ? "" : ` (${printable(comm)})`;
-  return pid === null ? "" : ` by process ${pid}${name}`;
+function by(inspection) {
+  const [holder] = holdersOf(inspection);
+  const label = labelOf(inspection);
+  const who = holder === undefined ? "" : ` by process ${named(holder.pid, holder.comm)}`;
+  return label === "" ? who : `${who} ${label}`;
 }
 
 function since({ ageMs }) {
   return ageMs === null ? "" : `, for ${duration(ageMs)}`;
+}
+
+function old({ ageMs }) {
+  return ageMs === null ? "" : `, ${duration(ageMs)} old`;
 }
 
 function sentences(...parts) {
@@ -73,35 +122,109 @@ function storyOfNothing(session) {
   return tell(`${printable(session)} is not locked.`, [
     ["What the file says", "There is no lock file."],
     ["What an acquire would do", "Take the lock at once."],
-    ["Why", "That the lock file exists is what locks a session."],
+    ["Why", "A session is locked while its lock file exists."],
   ]);
 }
 
 function storyOfNoFile(inspection) {
   const { cause } = inspection;
   return tell(`${sessionName(inspection)} can't be locked: its lock file is no regular file.`, [
+    ["What you can do", "Find out who put it there, and move it away."],
     ["What the kernel says", `${messageOf(cause)}.`],
     ["What an acquire would do", `Fail at once, with the code ${cause.code}, and leave it as it is.`],
     [
       "Why",
-      "A lock file is a regular file. Anything else may lead elsewhere, or do things when it is opened, so " +
-        "it is neither followed nor touched.",
+      "A lock file is a regular file. Anything else may lead to another file, or have side effects when it is " +
+        "opened, so it is neither followed nor touched.",
     ],
-    ["What you can do", "Find out who put it there, and move it away."],
   ]);
 }
 
-// --- What the file says -------------------------------------------------------------------------
+// --- What you can do ------------------------------------------------------------------------------
 
-function fileSays({ lockPath, holder, cause, createdAt, ageMs }) {
+const KEEP_FILE = "Do not remove the file: a second process would write beside the first.";
+
+const UNSEEN =
+  "The holder can't be seen from here. To see it, ask as root, on the machine where it runs, outside of any container.";
+
+const ADVICE = {
+  held: (inspection) => {
+    const pids = holdersOf(inspection).map(({ pid }) => pid);
+    if (pids.length === 0) {
+      return `${UNSEEN} ${KEEP_FILE}`;
+    }
+    const who = pids.length === 1 ? `process ${pids[0]}` : `the processes ${pids.join(", ")}`;
+    const then = pids.length === 1 ? "then the lock ends too" : "the lock ends with the last of them";
+    return `Let ${who} finish, or end ${pids.length === 1 ? "it" : "them"}: ${then}. ${KEEP_FILE}`;
+  },
+  dead: () => "Nothing has to be done: it blocks nobody. `session-write-lock clean` removes it, by the rules of a takeover.",
+  unknown: ({ cause, ground, pid, writer }) => {
+    if (cause) {
+      return "Ask as a user who may read the file: its owner, or root.";
+    }
+    if (ground === "too-young") {
+      return `Wait ${pid === null ? "2 s" : "30 s"} and ask again: if nobody opens the file, the lock is dead then.`;
+    }
+    return UNPROVED_ADVICE[writer]?.(pid) ?? CHECK;
+  },
+};
+
+const CHECK = "Find out whether the process that wrote the file still runs. If it does not, remove the file.";
+
+const UNPROVED_ADVICE = {
+  unproved: (pid) => `Find out whether process ${pid} wrote the file and still uses the session. If not, remove the file.`,
+  "other-namespace": () => `Ask as root, outside of any container: there all processes can be seen. ${CHECK}`,
+};
+
+// --- Which processes have it ----------------------------------------------------------------------
+
+function aboutHolders({ holders, verdict, pid }) {
+  if (verdict === "dead") {
+    return ""; // a process that has it open now only looks at it
+  }
+  if (holders.length === 0) {
+    return verdict === "held" ? "None that can be seen from here." : "";
+  }
+  const said = holders.map((holder) => `Process ${inBrackets(holder)} ${hold(holder, pid)}.`);
+  return sentences(said);
+}
+
+/** `4242 (node gateway.js)`. */
+function inBrackets({ pid, comm, command }) {
+  const name = commandLine(command) ?? (comm && printable(comm));
+  return name ? `${pid} (${name})` : `${pid}`;
+}
+
+function hold({ witness, isWriter }, pid) {
+  const what = witness === "flock" ? "holds the flock" : "has the file open for writing";
+  if (isWriter) {
+    return `${what}; it wrote the file`;
+  }
+  return pid === null ? what : `${what}; it is not the process that wrote the file`;
+}
+
+function aboutWaiters({ waiters }) {
+  if (waiters.length === 0) {
+    return "";
+  }
+  const list = waiters.map(inBrackets).join("; ");
+  return waiters.length === 1
+    ? `1 process waits for the lock: ${list}.`
+    : `${waiters.length} processes wait for the lock, in this order: ${list}.`;
+}
+
+// --- What the file says ---------------------------------------------------------------------------
+
+function fileSays(inspection) {
+  const { lockPath, holder, cause, createdAt, ageMs } = inspection;
   const name = printable(lockPath);
   if (holder === null) {
     return cause
       ? `There is a lock file, ${name}. It can't be read.`
-      : `There is a lock file, ${name}, but no record in it: it is empty, torn or something else.`;
+      : `There is a lock file, ${name}, without a record: it is empty, torn or something else.`;
   }
   const when = createdAt === null ? "" : ` on ${utc(createdAt)}${ago(ageMs)}`;
-  return [`${name} was written${when} by ${writer(holder)}.`, promises(holder)];
+  return [`${name} was written${when} by ${recorded(inspection)}.`, promises(holder)];
 }
 
 function utc(createdAt) {
@@ -113,76 +236,56 @@ function ago(ageMs) {
   return ageMs === null ? "" : `, ${duration(ageMs)} ago,`;
 }
 
-function writer({ pid, comm }) {
-  const name = comm === undefined ? "" : `, called ${printable(comm)}`;
-  return pid === undefined ? "a process that it doesn't name" : `process ${pid}${name}`;
+function recorded({ pid, comm, writer, holders }) {
+  if (pid === null) {
+    return "a process that it doesn't name";
+  }
+  // The older module records no pid namespace.
+  const hasOtherNumber = holders.some((holder) => holder.isWriter && holder.pid !== pid);
+  const where = ELSEWHERE[hasOtherNumber ? "other-namespace" : writer] ?? "";
+  return [`process ${pid}`, comm && `called ${printable(comm)}`, where.trim()].filter(Boolean).join(", ");
 }
 
 function promises({ maxHoldMs, witness }) {
   const said = [
     maxHoldMs !== undefined && `means to hold the lock for at most ${duration(maxHoldMs)}`,
-    witness === "flock" && "keeps a flock on the file until it lets go",
+    witness === "flock" && "keeps a flock on the file until it releases the lock",
   ].filter(Boolean);
   return said.length === 0 ? "" : `It ${said.join(", and ")}.`;
 }
 
-// --- What the kernel says -----------------------------------------------------------------------
+// --- What the kernel says -------------------------------------------------------------------------
 
-function kernelSays(inspection, lock) {
-  return [aboutFile(inspection), aboutOpeners(inspection), aboutProcess(inspection, lock)];
-}
-
-function aboutFile({ witnessed, cause, verdict }) {
+function aboutFile({ ground, cause, verdict }) {
   if (cause && verdict !== "dead") {
-    return `It doesn't let us look: ${messageOf(cause)}.`;
+    return `It refuses: ${messageOf(cause)}.`;
   }
-  return SIGHTS[witnessed] ?? "Nobody is seen to hold a flock on the file, or to have it open for writing.";
+  return SIGHTS[ground] ?? "No process is seen to hold a flock on the file, or to have it open for writing.";
 }
 
 const SIGHTS = {
-  flock: "Somebody holds the flock on the file.",
-  "open-for-writing": "Nobody holds a flock on the file, but somebody has it open for writing.",
+  flock: "A process holds the flock on the file.",
+  "open-for-writing": "No process holds a flock on the file, but one has it open for writing.",
 };
 
-function aboutOpeners({ lockPath }) {
-  const openers = openersOf(lockPath).map((pid) => {
-    const line = commandLine(pid);
-    return line === null ? `${pid}` : `${pid} (${line})`;
-  });
-  return openers.length === 0 ? "" : `It is open in process ${openers.join(", ")}.`;
+/** About the number in the record, where that is another question than who holds the lock. */
+function aboutWriter(inspection) {
+  const { pid, writer } = inspection;
+  return holdersOf(inspection).some(({ isWriter }) => isWriter) ? "" : (WRITERS[writer]?.(pid) ?? "");
 }
 
-function aboutProcess({ pid, holder }, lock) {
-  if (pid === null) {
-    return "";
-  }
-  if (isOfAnotherBoot(holder)) {
-    return `The number ${pid} is from another boot, or another machine, and means nothing here.`;
-  }
-  if (isOfAnotherNamespace(holder)) {
-    return `The number ${pid} is one of another container, and can't be looked up from here.`;
-  }
-  if (!lock.isAlive(pid)) {
-    return `There is no process ${pid}.`;
-  }
-  return identity(pid, holder, lock);
-}
+const WRITERS = {
+  running: (pid) => `Process ${pid} is running, and has been since before it wrote the file: it is the writer.`,
+  ended: (pid) => `There is no process ${pid}.`,
+  "other-process": (pid) => `The process that is ${pid} now is another one: it is not the writer.`,
+  "started-later": (pid) =>
+    `The process that is ${pid} now started after the file was written: it is not the writer, unless a clock was set.`,
+  unproved: (pid) => `There is a process ${pid}, which may be the writer or not.`,
+  "other-boot": (pid) => `The number ${pid} is from another boot, or another machine, and means nothing here.`,
+  "other-namespace": (pid) => `The number ${pid} is one of another container, and can't be looked up from here.`,
+};
 
-function identity(pid, { starttime, comm }, lock) {
-  const name = printable(lock.getProcessCommForPid(pid) ?? "unknown");
-  const started = lock.getProcessStartTime(pid);
-  if (starttime !== undefined && started !== null) {
-    return starttime === started
-      ? `Process ${pid} is running, and has been since before it wrote the file: it is the writer.`
-      : `Process ${pid}, ${name}, is another one: it wasn't started when the writer was.`;
-  }
-  if (comm !== undefined && !lock.isAlive(pid, comm)) {
-    return `Process ${pid} is another one: it is called ${name}.`;
-  }
-  return `There is a process ${pid}, called ${name}, which may be the writer or not.`;
-}
-
-// --- What follows from it -----------------------------------------------------------------------
+// --- What follows ---------------------------------------------------------------------------------
 
 const ACTIONS = {
   held: () =>
@@ -194,62 +297,35 @@ const ACTIONS = {
     (cause
       ? ""
       : " If nothing changes it would take the lock over in the end: 30 s after the file was last written if " +
-        "it is sure that nobody has it open for writing (5 s if its own timeoutMs is less than 30 s), else " +
-        `after its staleMs, ${duration(staleMs)}.`),
+        "it is sure that no process has it open for writing (5 s if its own timeoutMs is less than 30 s; 2 s if " +
+        `the file names no process), otherwise after its staleMs, ${duration(staleMs)}.`),
 };
+
+const DOUBT =
+  "Nothing proves that the holder is alive, and nothing proves that it is gone. Doubt counts as alive: waiting for " +
+  "the dead costs time, two holders at once cost the session.";
 
 const REASONS = {
-  held: ({ witnessed }) => PROOFS[witnessed] ?? PROOFS.process,
-  dead: whyDead,
-  unknown: () =>
-    "Nothing proves that the holder lives, and nothing that it is gone. Doubt counts as alive: to wait for " +
-    "the dead costs time, two holders at once cost the session.",
-};
-
-const PROOFS = {
   flock:
-    "The kernel frees a flock when its holder ends, however it ends. As long as somebody has it the holder " +
-    "lives, whatever it is called by now.",
+    "The kernel frees a flock when its last holder ends, however it ends. While a process has it, the lock is held, " +
+    "whatever the record says.",
   "open-for-writing":
-    "A holder without a flock keeps the file open for writing until it lets go, and the kernel closes it when " +
-    "the holder ends. So the holder lives.",
-  process: "A number and a start time together belong to one process only: the very writer is running.",
-};
-
-function whyDead({ holder, staleReasons }) {
-  if (holder?.witness === "flock") {
-    return "The writer promised a flock for as long as it holds the lock, and there is none: it has ended.";
-  }
-  if (isOfAnotherBoot(holder)) {
-    return "The machine has been started since, so the writer has ended.";
-  }
-  return DEATHS[staleReasons.find((reason) => reason in DEATHS)] ?? DEATHS.none;
-}
-
-const DEATHS = {
-  "dead-pid": "The only process that could have released the lock has ended.",
-  "recycled-pid": "The number was given to another process, so the writer has ended.",
-  "orphan-self-pid": "The number was given to this very process, so the writer has ended.",
-  none: "A holder without a flock would have the file open for writing, and it was written long ago.",
+    "A holder without a flock keeps the file open for writing until it releases the lock, and the kernel closes it " +
+    "when the holder ends. So the holder is alive.",
+  "same-process": "A number and a start time together belong to one process only: the very writer is running.",
+  "flock-gone":
+    "The writer promised a flock for as long as it holds the lock, and nobody has it: the writer has ended, or has " +
+    "given the lock up.",
+  "no-such-process": "The only process that could have released the lock has ended.",
+  "other-process": "The number was given to another process, so the writer has ended.",
+  "orphan-of-this-process": "The number was given to this very process, so the writer has ended.",
+  "other-boot": "The machine was restarted since, so the writer has ended.",
+  "open-nowhere": "A holder without a flock would have the file open for writing, and it was written long ago.",
+  "too-old": "Nothing proves that the holder is alive, and the lock is older than --stale-ms.",
 };
 
 function remark({ verdict, staleReasons, holder }) {
   return verdict !== "dead" && staleReasons.includes("hold-exceeded")
-    ? `It is held for longer than its own limit of ${duration(holder.maxHoldMs)}; that is for the holder to end.`
+    ? `It is held for longer than its own limit of ${duration(holder.maxHoldMs)}; only the holder can end that.`
     : "";
 }
-
-const ADVICE = {
-  held: ({ pid }, isGone) => {
-    const who = pid === null || isGone ? "the process that has it open" : `process ${pid}`;
-    return (
-      `Let ${who} finish, or end it: then the lock ends too. Don't remove the file: a second process would ` +
-      "write beside the first."
-    );
-  },
-  dead: () => "Nothing: it blocks nobody. `session-write-lock clean` removes it, by the rules of a takeover.",
-  unknown: ({ cause }) =>
-    cause
-      ? "Ask as a user who may read the file: its owner, or root."
-      : "Find out whether the writer still runs. If you are sure that it doesn't, remove the file.",
-};

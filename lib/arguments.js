@@ -123,6 +123,7 @@ const READERS = {
   signal: readSignal,
   label: readLabel,
   onWarning: (value) => readFunction("onWarning", value),
+  processes: (value) => readBoolean("processes", value, false),
 };
 
 /** The options that are given, checked. Only those in `names` exist. */

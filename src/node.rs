@@ -20,8 +20,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use napi::bindgen_prelude::{Env, Function, Result, Status};
@@ -29,11 +29,11 @@ use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
 use crate::error::Error;
-use crate::locks::sweep::{self, Measure};
+use crate::locks::sweep::{self, Found, Measure, Names, Progress};
+use crate::locks::users::{User, Users};
 use crate::locks::{self, Environment, Exceeded, Grant, Handle, Held, Loss, Request, Ticket};
 use crate::os;
 use crate::process;
-use crate::protocol::inspect::Inspection;
 use crate::record::Record;
 use crate::verdict::{Ground, Judgement, Report};
 
@@ -352,7 +352,21 @@ impl Client {
 /// The results of an inspection or a sweep; complete once the ticket's outcome was told.
 #[napi]
 pub struct Inspections {
-    found: Arc<Mutex<VecDeque<Inspection>>>,
+    results: Arc<Mutex<Results>>,
+    progress: Arc<Progress>,
+}
+
+#[derive(Default)]
+struct Results {
+    found: VecDeque<Found>,
+    skipped: Vec<Error>,
+}
+
+/// How far a sweep is: how many of the files that were found have been dealt with.
+#[napi(object)]
+pub struct SweepProgress {
+    pub done: u32,
+    pub total: u32,
 }
 
 /// What was found out about a lock file.
@@ -370,6 +384,27 @@ pub struct Inspected {
     pub ground: Option<String>,
     pub removed: bool,
     pub cause: Option<Refusal>,
+    /// If it was asked for.
+    pub users: Option<UsersFound>,
+}
+
+/// The processes of a lock.
+#[napi(object)]
+pub struct UsersFound {
+    pub holders: Vec<UserFound>,
+    pub waiters: Vec<UserFound>,
+    pub writer: String,
+}
+
+/// A process that holds a lock or waits for it.
+#[napi(object)]
+pub struct UserFound {
+    pub pid: i32,
+    pub comm: Option<String>,
+    pub command: Option<String>,
+    /// Absent for a waiter.
+    pub witness: Option<String>,
+    pub is_writer: bool,
 }
 
 /// A lock that this process holds.
@@ -396,12 +431,20 @@ impl Client {
         path: String,
         stale_ms: f64,
         now_ms: Option<f64>,
+        with_users: bool,
     ) -> Inspections {
         let measure = measure(stale_ms, now_ms);
-        self.find(ticket, |deliver| sweep::inspect(PathBuf::from(path), measure, deliver))
+        let path = PathBuf::from(path);
+        let progress = Arc::default();
+        self.find(ticket, progress, |deliver| sweep::inspect(path, measure, with_users, deliver))
     }
 
     /// Looks at all locks of a folder, and removes the dead ones if that is asked for.
+    #[allow(
+        clippy::too_many_arguments,
+        clippy::fn_params_excessive_bools,
+        reason = "from JavaScript"
+    )]
     #[napi(catch_unwind)]
     pub fn sweep(
         &self,
@@ -411,26 +454,38 @@ impl Client {
         now_ms: Option<f64>,
         removes_dead: bool,
         recursive: bool,
+        any_name: bool,
+        with_users: bool,
     ) -> Inspections {
+        let progress = Arc::<Progress>::default();
         let options = sweep::Options {
             folder: PathBuf::from(folder),
             recursive,
             removes_dead,
+            names: if any_name { Names::Any } else { Names::Sessions },
+            with_users,
             measure: measure(stale_ms, now_ms),
+            progress: Arc::clone(&progress),
         };
-        self.find(ticket, |deliver| sweep::start(options, deliver))
+        self.find(ticket, progress, |deliver| sweep::start(options, deliver))
     }
 
-    fn find(&self, ticket: f64, start: impl FnOnce(sweep::Deliver)) -> Inspections {
-        let found = Arc::new(Mutex::new(VecDeque::new()));
-        let (list, tell) = (Arc::clone(&found), Arc::clone(&self.tell));
+    fn find(
+        &self,
+        ticket: f64,
+        progress: Arc<Progress>,
+        start: impl FnOnce(sweep::Deliver),
+    ) -> Inspections {
+        let results = Arc::<Mutex<Results>>::default();
+        let (slot, tell) = (Arc::clone(&results), Arc::clone(&self.tell));
         start(Box::new(move |result| {
-            let outcome = result.map(|inspections| {
-                *list.lock().unwrap_or_else(PoisonError::into_inner) = inspections.into();
+            let outcome = result.map(|swept| {
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Results { found: swept.found.into(), skipped: swept.skipped };
             });
             tell_outcome(&tell, ticket, inspected_all(outcome));
         }));
-        Inspections { found }
+        Inspections { results, progress }
     }
 }
 
@@ -439,14 +494,30 @@ impl Inspections {
     /// The next `count` results. A long list is taken in parts, so that the event loop is not held up.
     #[napi(catch_unwind)]
     pub fn take(&self, count: u32) -> Vec<Inspected> {
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = &mut self.results().found;
         let count = found.len().min(count as usize);
         found.drain(..count).map(Inspected::from).collect()
     }
+
+    /// Why folders could not be read.
+    #[napi(catch_unwind)]
+    pub fn skipped(&self) -> Vec<Refusal> {
+        self.results().skipped.iter().map(refusal).collect()
+    }
+
+    #[napi(catch_unwind)]
+    pub fn progress(&self) -> SweepProgress {
+        let number = |count: &AtomicUsize| count.load(Ordering::Relaxed) as u32;
+        SweepProgress { done: number(&self.progress.done), total: number(&self.progress.total) }
+    }
+
+    fn results(&self) -> MutexGuard<'_, Results> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl From<Inspection> for Inspected {
-    fn from(inspection: Inspection) -> Self {
+impl From<Found> for Inspected {
+    fn from(Found { inspection, users }: Found) -> Self {
         let judgement = inspection.report.judgement.as_ref();
         let reasons = judgement.into_iter().flat_map(|judgement| &judgement.reasons);
         Self {
@@ -460,7 +531,23 @@ impl From<Inspection> for Inspected {
             ground: judgement.map(|judgement| judgement.ground.as_str().to_owned()),
             removed: inspection.is_removed,
             cause: inspection.cause.as_ref().map(refusal),
+            users: users.map(UsersFound::from),
         }
+    }
+}
+
+impl From<Users> for UsersFound {
+    fn from(Users { holders, waiters, writer }: Users) -> Self {
+        let all = |users: Vec<User>| users.into_iter().map(UserFound::from).collect();
+        let writer = writer.as_str().to_owned();
+        Self { holders: all(holders), waiters: all(waiters), writer }
+    }
+}
+
+impl From<User> for UserFound {
+    fn from(User { pid, name, command, ground, is_writer }: User) -> Self {
+        let witness = ground.map(|ground| ground.as_str().to_owned());
+        Self { pid, comm: name, command, witness, is_writer }
     }
 }
 

@@ -153,6 +153,97 @@ impl Ground {
     }
 }
 
+/// What is known of the process that wrote a record, whether or not it still holds the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// The record names no process.
+    Unnamed,
+    /// It runs.
+    Running,
+    /// No process has its number.
+    Ended,
+    /// Another process has its number.
+    OtherProcess,
+    /// The process that has its number started after `createdAt`: another one, unless a clock was set.
+    StartedLater,
+    /// A process has its number. Nothing proves or refutes that it is the writer.
+    Unproved,
+    /// It belongs to another boot of this machine, or to another machine.
+    OtherBoot,
+    /// It belongs to another pid namespace, and can't be looked up by its number.
+    OtherNamespace,
+}
+
+impl Writer {
+    /// By how much the clocks of `createdAt` and of a process's start may differ, in milliseconds.
+    const CLOCK_SLACK_MS: i64 = 1_000;
+
+    /// `look_up` returns the process that has this number here, and the time of its start.
+    pub fn of(
+        record: Option<&Record>,
+        own: &Own,
+        look_up: impl FnOnce(i32) -> Option<(Process, Option<i64>)>,
+    ) -> Self {
+        let Some((record, pid)) = record.and_then(|record| Some((record, record.pid?))) else {
+            return Self::Unnamed;
+        };
+        if differ(record.boot_id.as_ref(), own.boot_id.as_ref()) {
+            return Self::OtherBoot;
+        }
+        if differ(record.pid_namespace.as_ref(), own.pid_namespace.as_ref()) {
+            return Self::OtherNamespace;
+        }
+        let Some((process, started_ms)) = look_up(pid) else {
+            return Self::Ended;
+        };
+        match compare(record, &process) {
+            Evidence::Gone(..) => Self::OtherProcess,
+            Evidence::Same(_) => Self::Running,
+            Evidence::Maybe if starts_after(record, started_ms) => Self::StartedLater,
+            Evidence::Maybe => Self::Unproved,
+        }
+    }
+
+    /// Whether a process that has the lock file open may be the one that wrote the record. `own_pid` and
+    /// `pid_namespace` are those of the process.
+    pub fn may_be(
+        record: &Record,
+        own: &Own,
+        (process, started_ms): (&Process, Option<i64>),
+        own_pid: Option<i32>,
+        pid_namespace: Option<u64>,
+    ) -> bool {
+        record.pid.is_some()
+            && record.pid == own_pid
+            && !differ(record.boot_id.as_ref(), own.boot_id.as_ref())
+            && !differ(record.pid_namespace.as_ref(), pid_namespace.as_ref())
+            && !matches!(compare(record, process), Evidence::Gone(..))
+            && (record.starttime.is_some() || !starts_after(record, started_ms))
+    }
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unnamed => "unnamed",
+            Self::Running => "running",
+            Self::Ended => "ended",
+            Self::OtherProcess => "other-process",
+            Self::StartedLater => "started-later",
+            Self::Unproved => "unproved",
+            Self::OtherBoot => "other-boot",
+            Self::OtherNamespace => "other-namespace",
+        }
+    }
+}
+
+/// Whether a process started after the record was written, by clocks that anybody may set.
+fn starts_after(record: &Record, started_ms: Option<i64>) -> bool {
+    let created_ms = record.created_at_ms();
+    started_ms.zip(created_ms).is_some_and(|(started_ms, created_ms)| {
+        started_ms.saturating_sub(Writer::CLOCK_SLACK_MS) > created_ms
+    })
+}
+
 /// What [`Facts`] amount to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {

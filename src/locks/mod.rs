@@ -12,6 +12,7 @@ mod drive;
 mod lock;
 mod order;
 pub mod sweep;
+pub mod users;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};

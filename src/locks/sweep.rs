@@ -7,11 +7,14 @@
 //! [`mod@inspect`] decides which lock is dead, and replaces it.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::drive::no_thread;
-use crate::error::{Context, Result};
+use super::users::{self, Users};
+use crate::error::{Context, Error, Result};
 use crate::os::{self, Errno, Instant, RunsOn};
 use crate::protocol::inspect::{self, Clearing, Inspection};
 use crate::protocol::{Claim, HeldLock, LockPaths, Named, SETTLE, real_folder};
@@ -35,12 +38,54 @@ pub struct Options {
     pub recursive: bool,
     /// Whether dead locks, and temporaries that were left behind, are removed.
     pub removes_dead: bool,
+    /// Which files count.
+    pub names: Names,
+    /// Whether to find the processes of each lock.
+    pub with_users: bool,
     /// How to judge.
     pub measure: Measure,
+    /// Where to say how far the sweep is.
+    pub progress: Arc<Progress>,
+}
+
+/// The names of the lock files that a sweep looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// `*.jsonl.lock`.
+    Sessions,
+    /// `*.lock`, too, if the file holds a record of ours.
+    Any,
+}
+
+/// How far a sweep is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// How many files have been dealt with.
+    pub done: AtomicUsize,
+    /// How many were found.
+    pub total: AtomicUsize,
+}
+
+/// The result of a sweep.
+#[derive(Debug)]
+pub struct Swept {
+    /// The lock files, in the order of their paths.
+    pub found: Vec<Found>,
+    /// The folders in it that could not be read.
+    pub skipped: Vec<Error>,
+}
+
+/// A lock file that was found.
+#[derive(Debug)]
+pub struct Found {
+    /// What it is.
+    pub inspection: Inspection,
+    /// Its processes, if they were asked for.
+    pub users: Option<Users>,
 }
 
 /// Called once, on any thread, with the result. Must not block.
-pub type Deliver = Box<dyn FnOnce(Result<Vec<Inspection>>) + Send>;
+pub type Deliver = Box<dyn FnOnce(Result<Swept>) + Send>;
 
 /// How many lock files one step judges: a few milliseconds of work.
 const FILES_PER_STEP: usize = 32;
@@ -53,10 +98,11 @@ const MOST_SETTLING: usize = 64;
 const MAX_HOLD_MS: u64 = 10_000;
 
 /// Judges one lock; `path` names the session file or the lock file. An empty list: there is no lock file.
-pub fn inspect(path: PathBuf, measure: Measure, deliver: Deliver) {
+pub fn inspect(path: PathBuf, measure: Measure, with_users: bool, deliver: Deliver) {
     os::run(Box::new(move |on| {
         deliver(match on {
-            RunsOn::Worker => inspect_now(&path, measure).map(Vec::from_iter),
+            RunsOn::Worker => inspect_now(&path, measure)
+                .map(|inspection| Swept::new(inspection.into_iter(), Vec::new(), with_users)),
             RunsOn::Caller => Err(no_thread(&path)),
         });
     }));
@@ -80,6 +126,25 @@ fn inspect_now(path: &Path, measure: Measure) -> Result<Option<Inspection>> {
     }
 }
 
+impl Swept {
+    fn new(
+        inspections: impl Iterator<Item = Inspection>,
+        skipped: Vec<Error>,
+        with_users: bool,
+    ) -> Self {
+        let mut found: Vec<_> =
+            inspections.map(|inspection| Found { inspection, users: None }).collect();
+        if with_users {
+            let locks: Vec<_> =
+                found.iter().filter_map(|found| found.inspection.subject()).collect();
+            for (found, users) in found.iter_mut().zip(users::find(&locks)) {
+                found.users = Some(users);
+            }
+        }
+        Self { found, skipped }
+    }
+}
+
 /// A sweep under way.
 struct Sweep {
     options: Options,
@@ -90,6 +155,10 @@ struct Sweep {
     files: VecDeque<PathBuf>,
     /// In the order of their paths; `None`: the file was gone.
     found: Vec<Option<Inspection>>,
+    /// Why folders could not be read.
+    skipped: Vec<Error>,
+    /// Whether the folder itself has been read: the others are in it.
+    has_read_one: bool,
     settling: VecDeque<Settling>,
 }
 
@@ -117,6 +186,8 @@ impl Sweep {
             folders: Vec::from_iter(folder),
             files: VecDeque::new(),
             found: Vec::new(),
+            skipped: Vec::new(),
+            has_read_one: false,
             settling: VecDeque::new(),
         })
     }
@@ -125,7 +196,11 @@ impl Sweep {
         match self.step() {
             Ok(Next::Step) => self.go_on(),
             Ok(Next::At(instant)) => self.go_on_at(instant),
-            Ok(Next::Over) => (self.deliver)(Ok(self.found.into_iter().flatten().collect())),
+            Ok(Next::Over) => {
+                let found = self.found.into_iter().flatten();
+                let swept = Swept::new(found, self.skipped, self.options.with_users);
+                (self.deliver)(Ok(swept));
+            }
             Err(error) => (self.deliver)(Err(error)),
         }
     }
@@ -154,11 +229,17 @@ impl Sweep {
 
     fn step(&mut self) -> Result<Next> {
         if let Some(folder) = self.folders.pop() {
-            self.read(&folder)?;
+            match self.read(&folder) {
+                // A folder in the folder keeps nobody from seeing the rest.
+                Err(error) if self.has_read_one => self.skipped.push(error),
+                read => read?,
+            }
+            self.has_read_one = true;
             if self.folders.is_empty() {
                 // By bytes, as JavaScript sorts strings; `Path` compares component by component.
                 let files = self.files.make_contiguous();
                 files.sort_unstable_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
+                self.options.progress.total.store(self.files.len(), Ordering::Relaxed);
             }
             return Ok(Next::Step);
         }
@@ -172,6 +253,9 @@ impl Sweep {
                 None => break,
             }
         }
+        let left = self.files.len() + self.settling.len();
+        let total = self.options.progress.total.load(Ordering::Relaxed);
+        self.options.progress.done.store(total.saturating_sub(left), Ordering::Relaxed);
         Ok(match self.settling.front() {
             _ if !self.files.is_empty() && self.settling.len() < MOST_SETTLING => Next::Step,
             Some(first) => Next::At(first.until),
@@ -189,7 +273,10 @@ impl Sweep {
             let is_wanted = match Named::of(&entry.name) {
                 Named::Lock => true,
                 Named::Temporary | Named::Queue => self.options.removes_dead,
-                Named::Other => false,
+                Named::Other => {
+                    let is_lock = Path::new(&entry.name).extension() == Some(OsStr::new("lock"));
+                    self.options.names == Names::Any && is_lock && !entry.is_folder
+                }
             };
             if is_wanted {
                 self.files.push_back(folder.join(entry.name));
@@ -207,6 +294,8 @@ impl Sweep {
         match Named::of(name) {
             Named::Temporary => inspect::clear_temporary(file, &self.options.measure.claim(false)),
             Named::Queue => inspect::clear_queue(file),
+            // Another program's lock file: not even its flock is taken for a moment.
+            Named::Other if !inspect::has_record(file) => {}
             Named::Lock | Named::Other => {
                 let paths = LockPaths::in_folder(folder.to_owned(), name);
                 let inspection = if self.options.removes_dead {

@@ -37,6 +37,7 @@ pub use system::files::{
     reopen_for_writing, status_at, status_of, touch, unlink, unlock, unlock_bytes, write,
 };
 pub use system::process::{boot_id, find_process, own_pid, own_process, own_user, pid_namespace};
+pub use system::users::{flock_waiters, open_files, process_details};
 pub use timers::{
     Keeper, Timer, WakeUps, Watch, at, count_event, keep_timers, on_change, on_exit, on_touch,
     wake_ups,
@@ -147,6 +148,36 @@ pub enum Executable {
     /// We may not read it (another user's process, no `/proc`).
     #[default]
     Unknown,
+}
+
+/// An open file of a process, and its locks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenFile {
+    /// The process, in our numbers.
+    pub pid: i32,
+    /// The file.
+    pub id: FileId,
+    /// Whether it is open for writing.
+    pub is_writable: bool,
+    /// Whether this open file has the flock.
+    pub has_flock: bool,
+    /// The byte on which it has an exclusive lock, if that is a single one.
+    pub byte: Option<u64>,
+}
+
+/// A process, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Details {
+    /// What decides who it is.
+    pub process: Process,
+    /// Its number in its own pid namespace.
+    pub own_pid: Option<i32>,
+    /// The inode that names that namespace.
+    pub pid_namespace: Option<u64>,
+    /// How long ago it started, in milliseconds.
+    pub running_for_ms: Option<u64>,
+    /// Its command line, the words joined by spaces.
+    pub command: Option<String>,
 }
 
 /// The monotonic clock.

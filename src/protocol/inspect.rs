@@ -19,6 +19,7 @@ use super::{Claim, HeldLock, LockPaths, Look, ROUNDS, guard, look, queue, tempor
 use crate::error::{Error, Result};
 use crate::os::{self, Errno, Lease};
 use crate::process;
+use crate::record::{MAX_BYTES, Record};
 use crate::verdict::{Facts, Flock, LookUp, Report, Verdict};
 
 /// The result of an inspection.
@@ -61,6 +62,12 @@ impl Inspection {
         look_up_for_reasons(&mut facts);
         let report = Report::new(&facts, &process::own(), claim.limits, now_ms);
         Self { report, ..Self::unknown(paths, None) }
+    }
+
+    /// The lock, and the record in it.
+    pub fn subject(&self) -> Option<(LockPaths, Option<Record>)> {
+        let (folder, name) = (self.lock_path.parent()?, self.lock_path.file_name()?);
+        Some((LockPaths::in_folder(folder.to_owned(), name), self.report.record.clone()))
     }
 
     /// The verdict. Without a judgement: unknown, which counts as alive.
@@ -118,6 +125,18 @@ pub fn facts(paths: &LockPaths) -> Result<Option<Facts>> {
     let mut facts = facts?;
     facts.iter_mut().for_each(look_up_for_reasons);
     Ok(facts)
+}
+
+/// Whether a file holds a record that names a process and a time. Takes no lock on it, so another program's
+/// lock file stays undisturbed.
+pub fn has_record(path: &Path) -> bool {
+    let bytes = open_regular(path).ok().flatten().and_then(|(file, _)| read_record(&file));
+    let record = bytes.as_deref().and_then(Record::decode);
+    record.is_some_and(|record| record.pid.is_some() && record.created_at_ms().is_some())
+}
+
+fn read_record(file: &os::File) -> Option<Vec<u8>> {
+    os::read(file, MAX_BYTES + 1).ok() // one more: a longer file holds no record
 }
 
 /// Replaces a dead lock by a lock of ours. `None`: there is no lock file.

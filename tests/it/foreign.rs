@@ -158,7 +158,10 @@ fn sweep_all(folder: &Path) {
         folder: folder.to_owned(),
         recursive: false,
         removes_dead: true,
+        names: sweep::Names::Sessions,
+        with_users: false,
         measure: sweep::Measure { stale_ms: 60_000, now_ms: None },
+        progress: std::sync::Arc::default(),
     };
     sweep::start(options, Box::new(move |result| sender.send(result).unwrap()));
     receiver.recv_timeout(super::support::SOON).unwrap().unwrap();

@@ -3,7 +3,9 @@
 use session_write_lock::os::{Executable, Lease, Process};
 use session_write_lock::process::Own;
 use session_write_lock::record::{DeclaredWitness, Record, to_iso};
-use session_write_lock::verdict::{Facts, Flock, Ground, Limits, LookUp, Reason, Report, Verdict};
+use session_write_lock::verdict::{
+    Facts, Flock, Ground, Limits, LookUp, Reason, Report, Verdict, Writer,
+};
 
 const LIMITS: Limits = Limits { stale_ms: 60_000, grace_ms: 5_000 };
 const NOW: i64 = 1_783_000_000_000;
@@ -217,4 +219,56 @@ fn the_owner_is_told_in_the_older_modules_words() {
     let report = Report { record: facts.record, judgement: Some(judgement) };
     assert_eq!(report.owner(), "pid=77 alive=true ageMs=1200");
     assert_eq!(Report::default().owner(), "owner=unknown");
+}
+
+#[test]
+fn the_writer_is_looked_up_only_where_its_number_means_something() {
+    let never = |_| panic!("looked up");
+    assert_eq!(Writer::of(None, &own(), never), Writer::Unnamed);
+    assert_eq!(Writer::of(Some(&Record::default()), &own(), never), Writer::Unnamed);
+    let other_boot = Record { boot_id: Some("another".into()), ..by(THEM) };
+    assert_eq!(Writer::of(Some(&other_boot), &own(), never), Writer::OtherBoot);
+    let other_namespace = Record { pid_namespace: Some(2), ..by(THEM) };
+    assert_eq!(Writer::of(Some(&other_namespace), &own(), never), Writer::OtherNamespace);
+}
+
+#[test]
+fn the_writer_is_known_by_its_start() {
+    let with = |starttime, started_ms| {
+        let record = Record { starttime, ..by(THEM) };
+        Writer::of(Some(&record), &own(), |pid| {
+            assert_eq!(pid, THEM);
+            Some((node_since(500), started_ms))
+        })
+    };
+    assert_eq!(Writer::of(Some(&by(THEM)), &own(), |_| None), Writer::Ended);
+    assert_eq!(with(Some(500), Some(NOW)), Writer::Running);
+    assert_eq!(with(Some(501), Some(NOW)), Writer::OtherProcess);
+    assert_eq!(with(None, None), Writer::Unproved);
+    // Clocks differ a little.
+    assert_eq!(with(None, Some(NOW + 1_000)), Writer::Unproved);
+    assert_eq!(with(None, Some(NOW + 1_001)), Writer::StartedLater);
+    // The start times in ticks decide before any clock.
+    assert_eq!(with(Some(500), Some(NOW + 9_999)), Writer::Running);
+}
+
+#[test]
+fn a_holder_is_the_writer_by_its_number_in_its_own_namespace() {
+    let may_be = |record: &Record, own_pid, namespace, started_ms| {
+        Writer::may_be(record, &own(), (&node_since(500), started_ms), own_pid, namespace)
+    };
+    let record = Record { pid_namespace: Some(2), ..by(THEM) };
+    assert!(may_be(&record, Some(THEM), Some(2), Some(NOW)));
+    assert!(!may_be(&record, Some(THEM + 1), Some(2), Some(NOW)));
+    assert!(!may_be(&record, Some(THEM), Some(1), Some(NOW)));
+    assert!(!may_be(&record, Some(THEM), Some(2), Some(NOW + 1_001)));
+    assert!(!may_be(&Record::default(), None, None, None));
+    // The older module records neither a namespace nor a start time.
+    assert!(may_be(&by(THEM), Some(THEM), Some(2), None));
+    let other_boot = Record { boot_id: Some("another".into()), ..by(THEM) };
+    assert!(!may_be(&other_boot, Some(THEM), Some(1), None));
+    let restarted = Record { starttime: Some(501), ..by(THEM) };
+    assert!(!may_be(&restarted, Some(THEM), Some(1), None));
+    let the_same = Record { starttime: Some(500), ..by(THEM) };
+    assert!(may_be(&the_same, Some(THEM), Some(1), Some(NOW + 9_999)));
 }

@@ -4,6 +4,7 @@ pub mod events;
 pub mod files;
 pub mod process;
 pub mod signal;
+pub mod users;
 
 use super::{Errno, Result};
 

@@ -117,7 +117,7 @@ fn is_thread(entry: &ProcEntry) -> bool {
 }
 
 /// One value of `/proc/<pid>/status`. Read as bytes: the name on its first line may hold any.
-fn status_line(entry: &ProcEntry, key: &[u8]) -> Option<String> {
+pub(super) fn status_line(entry: &ProcEntry, key: &[u8]) -> Option<String> {
     let mut status = Vec::new();
     entry.open_relative("status").ok()?.read_to_end(&mut status).ok()?;
     let line = status.split(|&byte| byte == b'\n').find(|line| line.starts_with(key))?;
@@ -126,7 +126,7 @@ fn status_line(entry: &ProcEntry, key: &[u8]) -> Option<String> {
 
 /// Whether `/proc` numbers processes as we do: `NSpid` counts from the namespace of the mount
 /// inward, so in our own there is one number.
-fn proc_is_ours() -> bool {
+pub(super) fn proc_is_ours() -> bool {
     static OURS: OnceLock<bool> = OnceLock::new();
     if let Some(&is_ours) = OURS.get() {
         return is_ours;
@@ -150,6 +150,6 @@ fn in_other_time_namespace(entry: &ProcEntry) -> bool {
 
 /// The inode that names one of a process's namespaces.
 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
-fn namespace(process: &str, kind: &str) -> Option<u64> {
+pub(super) fn namespace(process: &str, kind: &str) -> Option<u64> {
     std::fs::metadata(format!("/proc/{process}/ns/{kind}")).ok().map(|metadata| metadata.ino())
 }
