@@ -53,10 +53,10 @@ export interface ExceededHold {
 export interface Granted {
   handle: number
   lockPath: string
-  /** It has replaced a dead lock. */
-  isTakenOver: boolean
+  /** It has replaced a dead lock. Absent: no. A property that is not there costs nothing. */
+  isTakenOver?: boolean
   /** Somebody was in its way. */
-  hasWaited: boolean
+  hasWaited?: boolean
 }
 
 /** A lock that this process holds. */

@@ -5,6 +5,7 @@
 const { clientOf, expect, forget, native, nextTicket, outcomeOf, warningListeners } = require("./client.js");
 const {
   beginWait,
+  isTraced,
   publishTakeover,
   publishWait,
   traceAcquire,
@@ -25,7 +26,7 @@ function acquire(request) {
     requirePermission("fs.write", `${request.file}.lock`);
     installListeners(request);
     request.since = beginWait();
-    return traceAcquire(request, () => contend(request));
+    return isTraced() ? traceAcquire(request, contend) : contend(request);
   } catch (error) {
     return Promise.reject(error);
   }
@@ -80,7 +81,7 @@ function nativeArguments({ file, timeoutMs, staleMs, maxHoldMs, allowReentrant, 
 }
 
 function lockOf(request, { handle, lockPath, isTakenOver }) {
-  const lock = new Lock(request.face, handle, lockPath);
+  const lock = new Lock(request.face, handle, lockPath, request.label);
   if (request.onWarning) {
     warningListeners.set(handle, request.onWarning);
   }

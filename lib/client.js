@@ -7,6 +7,7 @@
 
 const native = require("./binary.js");
 const { publishWatchdog } = require("./diagnostics.js");
+const { quote } = require("./errors.js");
 
 /** What was asked for and has not ended: by ticket, the function that takes the outcome. */
 const pending = new Map();
@@ -32,15 +33,8 @@ const { setInterval } = globalThis;
 
 /** The client of a face, made when it is first needed. */
 function clientOf(face) {
-  let client = clients.get(face);
-  if (!client) {
-    client = new native.Client(hear, face.isGeneral);
-    clients.set(face, client);
-  }
-  return client;
+  return (face.client ??= new native.Client(hear, face.isGeneral));
 }
-
-const clients = new Map();
 
 function hear({ ticket, outcome, handle, loss, isWanted, exceeded }) {
   if (exceeded) {
@@ -70,14 +64,29 @@ function warn({ handles, ...exceeded }) {
     return;
   }
   const { lockPath, heldForMs, maxHoldMs, label } = exceeded;
-  const what = label === undefined ? "" : ` label=${JSON.stringify(label)}`;
+  const what = label === undefined ? "" : ` label=${quote(label)}`;
   const message = `releasing lock held for ${heldForMs}ms (max=${maxHoldMs}ms): ${lockPath}${what}`;
-  const warning = Object.assign(new Error(message), { ...exceeded, code: "LOCK_HOLD_EXCEEDED" });
-  warning.name = "LockWarning";
   if (listeners.length === 0) {
-    process.emitWarning(warning);
+    // Not an error of ours: in another realm (a test in a vm context) Node would refuse it.
+    process.emitWarning(message, { type: "LockWarning", code: WARNING_CODE });
   }
-  listeners.forEach((listener) => listener(warning));
+  for (const listener of listeners) {
+    const warning = Object.assign(new Error(message), { ...exceeded, code: WARNING_CODE, name: "LockWarning" });
+    queueMicrotask(() => listener(warning)); // what one throws stops no other
+  }
+}
+
+const WARNING_CODE = "LOCK_HOLD_EXCEEDED";
+
+/** Forgets the listeners of locks that are not held any more. */
+function forgetReleased() {
+  for (const listeners of [lossListeners, waiterListeners, warningListeners]) {
+    for (const handle of listeners.keys()) {
+      if (!native.isRegistered(handle)) {
+        listeners.delete(handle);
+      }
+    }
+  }
 }
 
 function nextTicket() {
@@ -109,6 +118,7 @@ module.exports = {
   clientOf,
   expect,
   forget,
+  forgetReleased,
   lossListeners,
   native,
   nextTicket,

@@ -13,13 +13,20 @@ const watchdog = channel("session-write-lock:watchdog");
 const acquire = tracingChannel?.("session-write-lock:acquire");
 
 function isTraced() {
-  const channels = ["start", "end", "asyncStart", "asyncEnd", "error"];
-  return acquire !== undefined && channels.some((name) => acquire[name].hasSubscribers);
+  const { start, end, asyncStart, asyncEnd, error } = acquire ?? {};
+  const isAnySubscribed =
+    start?.hasSubscribers ||
+    end?.hasSubscribers ||
+    asyncStart?.hasSubscribers ||
+    asyncEnd?.hasSubscribers ||
+    error?.hasSubscribers;
+  return isAnySubscribed === true;
 }
 
-/** Runs `start`, which returns a promise, and traces it if somebody wants that. */
-function traceAcquire({ file, label }, start) {
-  return isTraced() ? acquire.tracePromise(start, { file, label }) : start();
+/** Calls `start`, which returns a promise, and traces it. */
+function traceAcquire(request, start) {
+  const { file, label } = request;
+  return acquire.tracePromise(start, { file, label }, undefined, request);
 }
 
 /** The instant to reckon a wait from, if somebody wants to know. */
@@ -58,6 +65,7 @@ function publishWatchdog(exceeded) {
 
 module.exports = {
   beginWait,
+  isTraced,
   publishLoss,
   publishTakeover,
   publishWait,

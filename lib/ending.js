@@ -9,6 +9,9 @@
 
 const { clientOf } = require("./client.js");
 
+/** Node's own: a test that installs a fake clock later must not stop what runs here. */
+const { setImmediate } = globalThis;
+
 /** Signals that end a process unless somebody listens. */
 const CLEANUP_SIGNALS = ["SIGINT", "SIGTERM", "SIGQUIT", "SIGABRT"];
 
@@ -72,21 +75,32 @@ function install() {
 
 /**
  * Another listener for `exit` is being added: ours goes behind it, so that it still runs under the locks. Not
- * before it is there, or an exit in between would run without ours.
+ * before it is there, or an exit in between would run without ours. At most once in a turn of the event loop:
+ * somebody else may want to be the last one, too.
  */
 function keepLast(event) {
   if (event !== "exit" || isMoving) {
     return;
   }
   isMoving = true;
-  queueMicrotask(() => {
-    const exit = process[CLEANUP]?.exit;
-    if (exit) {
-      process.off("exit", exit);
-      process.on("exit", exit);
-    }
+  queueMicrotask(moveBehind);
+  setImmediate(() => {
     isMoving = false;
-  });
+    const exit = process[CLEANUP]?.exit;
+    if (exit && process.listeners("exit").at(-1) !== exit) {
+      isMoving = true;
+      moveBehind();
+      isMoving = false;
+    }
+  }).unref();
+}
+
+function moveBehind() {
+  const exit = process[CLEANUP]?.exit;
+  if (exit) {
+    process.off("exit", exit);
+    process.on("exit", exit);
+  }
 }
 
 let isMoving = false;
@@ -113,8 +127,9 @@ function onSignal(signal) {
 }
 
 /**
- * If nobody else listens for the signal, releases everything, and lets the signal do what it would have done
- * without us. Otherwise the others decide; if they end the process, the locks go at `exit`.
+ * If nobody else listens for the signal, releases the session locks, and lets the signal do what it would have done
+ * without us. Otherwise the others decide; if they end the process, the locks go at `exit`. General locks are left to
+ * the kernel, which frees those of a process that has ended.
  */
 function endIfAlone(signal) {
   const cleanup = process[CLEANUP];
@@ -123,27 +138,39 @@ function endIfAlone(signal) {
   if (!ours || !listeners.includes(ours)) {
     return;
   }
-  const enders = countOfSignalExit();
-  if (listeners.length - 1 > enders) {
+  const others = listeners.filter((listener) => listener !== ours);
+  const enders = countOfSignalExit(others);
+  if (others.length > enders) {
     return;
   }
   process.off(signal, ours);
   cleanup.listeners.delete(signal);
-  endAllClients();
-  // `signal-exit` ends the process if it finds itself alone, as it does from now on.
-  if (enders === 0) {
-    process.kill(process.pid, signal);
+  releaseAllLocksSync();
+  if (enders > 0) {
+    // From now on `signal-exit` finds itself alone. It ends the process, unless one of its hooks says no.
+    return;
   }
+  if (process.pid === 1) {
+    // The kernel ignores a signal that the first process of a container sends to itself: exit as a shell reports it.
+    process.exit(128 + require("node:os").constants.signals[signal]);
+  }
+  for (const client of cleanup.sessionClients) {
+    client.end(); // a waiter that got the lock now would leave its lock file behind
+  }
+  process.kill(process.pid, signal);
 }
 
 /**
- * How many listeners of each signal are those of the package `signal-exit`, which proper-lockfile, ora, inquirer
- * and others bring along. It is as we are: it ends the process if nobody else listens. Versions 3 and 4 keep that
- * number where other copies find it.
+ * How many of the listeners are those of the package `signal-exit`, which proper-lockfile, ora, inquirer
+ * and others bring along. It is as we are: it ends the process if nobody else listens. Versions 3 and 4 keep the
+ * number of their listeners where other copies find it. Somebody may have taken those listeners away, so they are
+ * also known by what they do.
  */
-function countOfSignalExit() {
+function countOfSignalExit(listeners) {
   const emitters = [process.__signal_exit_emitter__, globalThis[Symbol.for("signal-exit emitter")]];
-  return emitters.reduce((sum, emitter) => sum + (Number(emitter?.count) || 0), 0);
+  const loaded = emitters.reduce((sum, emitter) => sum + (Number(emitter?.count) || 0), 0);
+  const countsListeners = (listener) => /\blisteners\(/.test(listener) && /\bcount\b/.test(listener);
+  return loaded === 0 ? 0 : Math.min(loaded, listeners.filter(countsListeners).length);
 }
 
 /** As the older module had it, for its tests: releases everything, whoever else listens. */

@@ -23,12 +23,13 @@ class LockTimeoutError extends Error {
 }
 
 class LockLostError extends Error {
-  constructor({ lockPath, how }) {
-    super(`lock lost, ${LOSSES[how]}: ${lockPath}`);
+  constructor({ lockPath, how, label }) {
+    super(`lock lost, ${LOSSES[how]}: ${lockPath}${label === undefined ? "" : ` (${quote(label)})`}`);
     this.name = "LockLostError";
     this.code = "ERR_LOCK_LOST";
     this.lockPath = lockPath;
     this.how = how;
+    this.label = label;
   }
 }
 
@@ -73,10 +74,16 @@ function timeoutMessage({ timeoutMs, lockPath, holder, owner }) {
   const pid = holder?.pid === undefined ? "an unknown process" : `process ${holder.pid}`;
   const name = holder?.comm === undefined ? "" : ` (${holder.comm})`;
   const since = holder?.createdAt === undefined ? "" : ` since ${holder.createdAt}`;
-  const label = holder?.label === undefined ? "" : `, for ${JSON.stringify(holder.label)}`;
+  const label = holder?.label === undefined ? "" : `, for ${quote(holder.label)}`;
   const who = isHeldHere(owner) ? "this very process" : `${pid}${name}`;
   const advice = "wait longer, or see `npx session-write-lock why`";
   return `${waited}: ${lockPath} is held by ${who}${since}${label}; ${advice}`;
+}
+
+/** A label in quotes. Whatever could be an order to a terminal is written out. */
+function quote(label) {
+  const escape = (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return JSON.stringify(label).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (it) => it.split("").map(escape).join(""));
 }
 
 const HELD_HERE = " (this process)";
@@ -195,6 +202,7 @@ module.exports = {
   argumentError,
   isLockLostError,
   isLockTimeoutError,
+  quote,
   refusalError,
   selfDeadlockError,
   timeoutError,

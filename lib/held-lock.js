@@ -10,13 +10,15 @@ const { refusalError } = require("./errors.js");
 class Lock {
   #face;
   #handle;
+  #label;
   #released;
   #signal;
   #wanted;
 
-  constructor(face, handle, lockPath) {
+  constructor(face, handle, lockPath, label) {
     this.#face = face;
     this.#handle = handle;
+    this.#label = label;
     this.lockPath = lockPath;
     // It needs no `this`: callers take it out of the lock and pass it around.
     this.release = () => (this.#released ??= this.#release());
@@ -29,7 +31,7 @@ class Lock {
   get signal() {
     this.#signal ??= this.#released
       ? new AbortController().signal
-      : lossSignal(this.#face, this.#handle, this.lockPath);
+      : this.#lossSignal();
     return this.#signal;
   }
 
@@ -40,15 +42,35 @@ class Lock {
 
   async #release() {
     const how = await giveBack(this.#face, this.#handle);
-    if (!this.#face.rejectsWhenLost) {
-      return;
+    let reason = this.#signal?.aborted ? this.#signal.reason : undefined;
+    if (how && !reason) {
+      reason = this.#lossError(how);
+      publishLoss(reason);
     }
-    if (this.#signal?.aborted) {
-      throw this.#signal.reason;
+    if (reason && this.#face.rejectsWhenLost) {
+      throw reason;
     }
+  }
+
+  /** A signal that aborts when the lock is lost. */
+  #lossSignal() {
+    const controller = new AbortController();
+    const abort = inThisContext((how) => {
+      const error = this.#lossError(how);
+      publishLoss(error);
+      controller.abort(error);
+    });
+    lossListeners.set(this.#handle, abort);
+    const how = clientOf(this.#face).watchLoss(this.#handle);
     if (how) {
-      throw new this.#face.LostError({ lockPath: this.lockPath, how });
+      lossListeners.delete(this.#handle);
+      abort(how);
     }
+    return controller.signal;
+  }
+
+  #lossError(how) {
+    return new this.#face.LostError({ lockPath: this.lockPath, how, label: this.#label });
   }
 }
 
@@ -62,30 +84,16 @@ if (Symbol.asyncDispose) {
 async function giveBack(face, handle) {
   lossListeners.delete(handle);
   waiterListeners.delete(handle);
-  warningListeners.delete(handle);
   const ticket = nextTicket();
   const { refusal, lost } = clientOf(face).release(ticket, handle) ?? (await outcomeOf(ticket));
+  // The watchdog's warning comes later than the loss.
+  if (lost !== "hold-exceeded") {
+    warningListeners.delete(handle);
+  }
   if (refusal) {
     throw refusalError(face, refusal);
   }
   return lost;
-}
-
-/** A signal that aborts with a `LostError` when the lock is lost. */
-function lossSignal(face, handle, lockPath) {
-  const controller = new AbortController();
-  const abort = inThisContext((how) => {
-    const error = new face.LostError({ lockPath, how });
-    publishLoss(error);
-    controller.abort(error);
-  });
-  lossListeners.set(handle, abort);
-  const how = clientOf(face).watchLoss(handle);
-  if (how) {
-    lossListeners.delete(handle);
-    abort(how);
-  }
-  return controller.signal;
 }
 
 /** A signal that aborts when somebody begins to wait for the lock. */

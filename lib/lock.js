@@ -52,7 +52,6 @@ async function withLock(file, options, run) {
   refuseSelfDeadlock(outer, request.file);
   const held = await acquire(request);
   const hold = { lockPath: held.lockPath, isOver: false };
-  void held.signal; // from now on a loss is noticed
   let result;
   try {
     result = await context.run([...outer, hold], run, held);
@@ -74,7 +73,7 @@ function warnUnlessLost(error) {
   if (error instanceof GENERAL.LostError) {
     throw error;
   }
-  process.emitWarning(error);
+  process.emitWarning(error.message, { type: "LockWarning", code: error.code });
 }
 
 /** What runs on after its `withLock` has ended may wait for the lock. */

@@ -12,7 +12,7 @@ const {
   readObject,
   readSignal,
 } = require("./arguments.js");
-const { clientOf } = require("./client.js");
+const { clientOf, forgetReleased } = require("./client.js");
 const { DEFAULT_MAX_HOLD_MS, DEFAULT_STALE_MS, DEFAULT_TIMEOUT_MS } = require("./defaults.js");
 const { SESSION, argumentError } = require("./errors.js");
 
@@ -29,7 +29,9 @@ function tryAcquireSessionWriteLock(options) {
 }
 
 function releaseAllSessionWriteLocks() {
-  return clientOf(SESSION).releaseAll();
+  const count = clientOf(SESSION).releaseAll();
+  forgetReleased();
+  return count;
 }
 
 function readRequest(options) {

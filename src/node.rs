@@ -117,10 +117,10 @@ pub struct Outcome {
 pub struct Granted {
     pub handle: f64,
     pub lock_path: String,
-    /// It has replaced a dead lock.
-    pub is_taken_over: bool,
+    /// It has replaced a dead lock. Absent: no. A property that is not there costs nothing.
+    pub is_taken_over: Option<bool>,
     /// Somebody was in its way.
-    pub has_waited: bool,
+    pub has_waited: Option<bool>,
 }
 
 /// The deadline came.
@@ -204,7 +204,9 @@ impl Client {
         let (faces, tell) = (faces(env)?, Arc::new(tell));
         let environment = if is_general { faces.general } else { faces.session };
         let its_tell = Arc::clone(&tell);
+        let number = CLIENTS.fetch_add(1, Ordering::Relaxed);
         locks::watch_watchdog(
+            number,
             environment,
             Arc::new(move |paths, exceeded| {
                 let exceeded = Some(exceeded_hold(paths.lock(), exceeded));
@@ -212,7 +214,6 @@ impl Client {
                 its_tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
             }),
         );
-        let number = CLIENTS.fetch_add(1, Ordering::Relaxed);
         Ok(Self { environment, number, tell })
     }
 
@@ -656,6 +657,8 @@ impl From<Grant> for Outcome {
     fn from(Grant { handle, lock_path, is_taken_over, has_waited }: Grant) -> Self {
         let lock_path = text(&lock_path);
         let handle = handle.0 as f64;
+        let is_taken_over = is_taken_over.then_some(true);
+        let has_waited = has_waited.then_some(true);
         let granted = Granted { handle, lock_path, is_taken_over, has_waited };
         Self { granted: Some(granted), ..Self::default() }
     }

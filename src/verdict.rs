@@ -6,6 +6,8 @@
 //! last: it never overrides a witness, nor proof that the recorded process is alive. If nothing is known, the
 //! holder counts as alive.
 
+use std::fmt::Write as _;
+
 use crate::os::{Lease, Process};
 use crate::process::{Own, may_be_called};
 use crate::record::Record;
@@ -337,8 +339,8 @@ impl Report {
             owner.push_str(&age_ms.to_string());
         }
         if let Some(label) = self.record.as_ref().and_then(|record| record.label.as_deref()) {
-            owner.push_str(" label=");
-            owner.push_str(&serde_json::Value::from(label).to_string());
+            // `Debug` escapes what could be an order to a terminal.
+            let _ = write!(owner, " label={label:?}");
         }
         owner
     }

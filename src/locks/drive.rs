@@ -60,6 +60,8 @@ pub struct Entry {
     /// The listeners for a waiter, and the watch on the queue file.
     tell_wanted: Vec<TellWanted>,
     wanted_watch: Option<os::Watch>,
+    /// The checks that are made once a second, for lack of events.
+    checks: Vec<waits::Check>,
 }
 
 impl Entry {
@@ -74,6 +76,7 @@ impl Entry {
             loss_watch: None,
             tell_wanted: Vec::new(),
             wanted_watch: None,
+            checks: Vec::new(),
         }
     }
 }
@@ -154,9 +157,12 @@ fn note<T>(paths: &LockPaths, event: impl FnOnce(&mut Registry, Instant) -> T) -
                     for handle in handles {
                         registry.handles.remove(handle);
                         // After all of its environment nobody is left to ask.
-                        if *loss != Loss::Released {
-                            registry.handles.insert(*handle, Acquisition::Lost(*loss));
-                        }
+                        let acquisition = match loss {
+                            Loss::Released => continue,
+                            Loss::HoldExceeded => Acquisition::Ending(*loss, Vec::new()),
+                            Loss::Removed => Acquisition::Lost(*loss),
+                        };
+                        registry.handles.insert(*handle, acquisition);
                     }
                     let told = entry.tell_loss.extract_if(.., |(it, _)| handles.contains(it));
                     todo.losses.extend(told.map(|(_, tell)| (tell, *loss)));
@@ -168,6 +174,7 @@ fn note<T>(paths: &LockPaths, event: impl FnOnce(&mut Registry, Instant) -> T) -
         if entry.lock.hold().is_none() {
             entry.tell_loss.clear();
             entry.tell_wanted.clear();
+            entry.checks.clear();
             todo.watches.extend(entry.loss_watch.take());
             todo.watches.extend(entry.wanted_watch.take());
         } else if !entry.tell_wanted.is_empty() && entry.lock.is_wanted() {
@@ -367,17 +374,39 @@ fn release_exceeded(paths: &LockPaths, held: Arc<HeldLock>, exceeded: Exceeded) 
         let (_, place) = release(&held); // as above
         drop(held);
         happen_here(&paths, |lock, now| lock.released(now, place));
+        for handle in &exceeded.handles {
+            end_acquisition(*handle);
+        }
         tell_exceeded(&paths, &exceeded);
     }));
 }
 
-/// Tells the environment, which warns in JavaScript. If its thread is busy, prints a line.
+/// The lock of this acquisition is released. Tells who has released it meanwhile.
+fn end_acquisition(handle: Handle) {
+    let (loss, waiting) = with_registry(|registry| match registry.handles.remove(&handle) {
+        Some(Acquisition::Ending(loss, waiting)) => {
+            if waiting.is_empty() {
+                registry.handles.insert(handle, Acquisition::Lost(loss));
+            }
+            (loss, waiting)
+        }
+        other => {
+            registry.handles.extend(other.map(|other| (handle, other)));
+            (Loss::HoldExceeded, Vec::new())
+        }
+    });
+    for done in waiting {
+        done(Ok(Some(loss)));
+    }
+}
+
+/// Tells the client, which warns in JavaScript. If its thread is busy, prints a line.
 fn tell_exceeded(paths: &LockPaths, exceeded: &Exceeded) {
     let Some(&handle) = exceeded.handles.first() else {
         return;
     };
     let tell = with_registry(|registry| {
-        let tell = registry.tell_exceeded.get(&exceeded.environment).cloned()?;
+        let (_, tell) = registry.tell_exceeded.get(&exceeded.client).cloned()?;
         registry.unheard.insert(handle, (paths.clone(), exceeded.clone()));
         Some(tell)
     });

@@ -163,8 +163,9 @@ impl<C> Lock<C> {
 
     /// Whether somebody here waits for a lock that we hold, and may not share it.
     pub fn is_wanted(&self) -> bool {
-        let is_wanted = |hold| self.waiters.iter().any(|waiter| !waiter.request.may_share(hold));
-        self.hold().is_some_and(is_wanted)
+        let waits =
+            |request: &Request, hold| !request.is_single_attempt() && !request.may_share(hold);
+        self.hold().is_some_and(|hold| self.waiters.iter().any(|it| waits(&it.request, hold)))
     }
 
     /// How many wait here.
@@ -281,7 +282,15 @@ impl<C> Lock<C> {
             }
             Ok(Attempt::Contended(obstacle)) => {
                 self.note_wait();
-                self.stand_behind(now, obstacle);
+                let first = self.waiters.front();
+                if first.is_some_and(|first| first.request.is_single_attempt()) {
+                    // It has not queued. Those behind it make their own attempts.
+                    self.expire(now, obstacle.cause().cloned());
+                    self.drop_obstacle(obstacle);
+                    self.go_on();
+                } else {
+                    self.stand_behind(now, obstacle);
+                }
             }
             Err(error) => {
                 self.stage = Stage::Idle;
@@ -421,6 +430,7 @@ impl<C> Lock<C> {
                 held_for,
                 limit,
                 label: hold.label.clone(),
+                client: hold.client,
                 environment: hold.environment,
                 handles: hold.handles.clone(),
             };
@@ -475,7 +485,7 @@ impl<C> Lock<C> {
             label: request.label.clone(),
             limits: Limits::new(request.stale_ms, request.timeout_ms),
             is_held_here: self.hold().is_some(),
-            may_queue: self.may_queue(),
+            may_queue: self.may_queue() && !request.is_single_attempt(),
         }
     }
 }

@@ -137,7 +137,8 @@ struct Registry {
     quick_folders: HashMap<PathBuf, Instant>,
     /// How many locks the watchdog has released.
     watchdog_releases: usize,
-    tell_exceeded: HashMap<Environment, TellExceeded>,
+    /// By client.
+    tell_exceeded: HashMap<u64, (Environment, TellExceeded)>,
     /// What the watchdog has told, and JavaScript has not heard yet: by a handle of the hold.
     unheard: HashMap<Handle, (LockPaths, Exceeded)>,
 }
@@ -145,6 +146,8 @@ struct Registry {
 /// The state of an acquisition that was granted and not released.
 enum Acquisition {
     Held(LockPaths),
+    /// The watchdog has ended it, and its lock is still being released. Who releases it meanwhile is told after that.
+    Ending(Loss, Vec<Released>),
     Lost(Loss),
 }
 
@@ -372,7 +375,7 @@ pub fn watch_loss(handle: Handle, tell: TellLoss) -> Option<Loss> {
     drive::watch_loss(handle, tell);
     with_registry(|registry| match registry.handles.get(&handle) {
         Some(Acquisition::Held(_)) => None,
-        Some(Acquisition::Lost(loss)) => Some(*loss),
+        Some(Acquisition::Ending(loss, _) | Acquisition::Lost(loss)) => Some(*loss),
         None => Some(Loss::Released),
     })
 }
@@ -385,10 +388,10 @@ pub fn watch_wanted(handle: Handle, tell: TellWanted) {
     drive::watch_wanted(handle, tell);
 }
 
-/// Calls `tell` when the watchdog ends a hold of this environment. The caller answers by [`heard`]; otherwise
+/// Calls `tell` when the watchdog ends a hold that this client took. The caller answers by [`heard`]; otherwise
 /// the watchdog prints a line itself.
-pub fn watch_watchdog(environment: Environment, tell: TellExceeded) {
-    drop(with_registry(|registry| registry.tell_exceeded.insert(environment, tell)));
+pub fn watch_watchdog(client: u64, environment: Environment, tell: TellExceeded) {
+    with_registry(|registry| registry.tell_exceeded.insert(client, (environment, tell)));
 }
 
 /// What the watchdog told about this hold was heard. `false`: too late, it has printed a line.
@@ -399,9 +402,22 @@ pub fn heard(handle: Handle) -> bool {
 /// Gives one acquisition back. The last one releases the lock. `done` is called with the result, perhaps
 /// before this returns: see [`acquire`]. A second release of the same handle does nothing.
 pub fn release(handle: Handle, done: Released) {
-    let paths = match with_registry(|registry| registry.handles.remove(&handle)) {
+    let mut done = Some(done);
+    let released = with_registry(|registry| {
+        if let Some(Acquisition::Ending(_, waiting)) = registry.handles.get_mut(&handle) {
+            waiting.extend(done.take());
+            return None;
+        }
+        registry.handles.remove(&handle)
+    });
+    let Some(done) = done else {
+        return;
+    };
+    let paths = match released {
         Some(Acquisition::Held(paths)) => paths,
-        Some(Acquisition::Lost(loss)) => return done(Ok(Some(loss))),
+        Some(Acquisition::Ending(loss, _) | Acquisition::Lost(loss)) => {
+            return done(Ok(Some(loss)));
+        }
         None => return done(Ok(None)),
     };
     let Some(lock) = happen_here(&paths, |lock, _| lock.release(handle)) else {
@@ -442,7 +458,10 @@ pub fn end(environment: Environment) {
         (arrivals, registry.all_locks())
     });
     drop(arrivals);
-    drop(with_registry(|registry| registry.tell_exceeded.remove(&environment)));
+    drop(with_registry(|registry| {
+        let is_its = |_: &u64, it: &mut (Environment, TellExceeded)| it.0 == environment;
+        registry.tell_exceeded.extract_if(is_its).collect::<Vec<_>>()
+    }));
     for paths in &locks {
         drop(happen_here(paths, |lock, _| lock.forget(environment)));
     }

@@ -36,6 +36,8 @@ pub struct Hold {
     pub lock: Arc<HeldLock>,
     /// The environment that holds.
     pub environment: Environment,
+    /// The client that took it.
+    pub client: u64,
     /// The acquisitions that share it.
     pub handles: Vec<Handle>,
     /// When it was granted.
@@ -100,6 +102,8 @@ pub struct Exceeded {
     pub limit: Duration,
     /// What it was for.
     pub label: Option<Arc<str>>,
+    /// The client that took it.
+    pub client: u64,
     /// The environment that held it.
     pub environment: Environment,
     /// The acquisitions that shared it.
@@ -126,6 +130,11 @@ impl Hold {
 }
 
 impl Request {
+    /// Whether it makes one attempt and waits for nobody.
+    pub fn is_single_attempt(&self) -> bool {
+        self.timeout_ms == Some(0)
+    }
+
     /// Whether this request may share the hold: re-entrant, and of the same environment.
     pub fn may_share(&self, hold: &Hold) -> bool {
         self.allow_reentrant && self.environment == hold.environment

@@ -130,23 +130,48 @@ pub fn watch_loss(handle: Handle, tell: TellLoss) {
                     entry.loss_watch = Some(watch);
                 }
             }),
-            Err(_) => check_often(paths.clone(), Arc::downgrade(&held), |paths| {
-                happen_by_timer(paths, |lock, _| lock.check_path());
-            }),
+            Err(_) => begin_to_check(&paths, &held, Check::Loss),
         }
     }
     // The lock may have been lost before the watch was set up.
     happen_here(&paths, |lock, _| lock.check_path());
 }
 
-/// Without inotify: calls `check` once a second for as long as the lock is held.
-fn check_often(paths: LockPaths, held: Weak<HeldLock>, check: fn(&LockPaths)) {
+/// What is checked once a second without inotify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    Loss,
+    Waiters,
+}
+
+/// Makes the check once a second for as long as the lock is held, unless that is done already.
+fn begin_to_check(paths: &LockPaths, held: &Arc<HeldLock>, check: Check) {
+    let is_new = with_registry(|registry| {
+        let Some(entry) = registry.locks.get_mut(paths).filter(|entry| entry.lock.holds(held))
+        else {
+            return false;
+        };
+        let is_new = !entry.checks.contains(&check);
+        if is_new {
+            entry.checks.push(check);
+        }
+        is_new
+    });
+    if is_new {
+        check_later(paths.clone(), Arc::downgrade(held), check);
+    }
+}
+
+fn check_later(paths: LockPaths, held: Weak<HeldLock>, check: Check) {
     const EVERY: Duration = Duration::from_secs(1);
 
     let ring = move || {
         if held.strong_count() > 0 {
-            check(&paths);
-            check_often(paths, held, check);
+            match check {
+                Check::Loss => happen_by_timer(&paths, |lock, _| lock.check_path()),
+                Check::Waiters => look_for_waiters(&paths),
+            }
+            check_later(paths, held, check);
         }
     };
     // Without a thread the signal never fires; `lock.held` still works.
@@ -173,7 +198,7 @@ pub fn watch_wanted(handle: Handle, tell: TellWanted) {
                     entry.wanted_watch = Some(watch);
                 }
             }),
-            Err(_) => check_often(paths.clone(), Arc::downgrade(&held), look_for_waiters),
+            Err(_) => begin_to_check(&paths, &held, Check::Waiters),
         }
     }
     // Somebody may wait already.

@@ -30,6 +30,7 @@ impl<C> Lock<C> {
         self.stage = Stage::Held(Hold {
             lock,
             environment: request.environment,
+            client: request.ticket.client,
             handles: vec![request.handle],
             since: now,
             limit: request.max_hold_ms.map(Duration::from_millis),
