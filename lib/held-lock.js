@@ -62,9 +62,11 @@ if (Symbol.asyncDispose) {
 async function giveBack(face, handle) {
   lossListeners.delete(handle);
   waiterListeners.delete(handle);
-  warningListeners.delete(handle);
   const ticket = nextTicket();
   const { refusal, lost } = clientOf(face).release(ticket, handle) ?? (await outcomeOf(ticket));
+  if (lost !== "hold-exceeded") {
+    warningListeners.delete(handle); // otherwise the warning is still to come, or has taken the listener
+  }
   if (refusal) {
     throw refusalError(face, refusal);
   }
