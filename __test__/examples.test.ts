@@ -1,6 +1,6 @@
 /**
- * The five programs of `examples/`, as real processes. Each scenario runs twice: with the lock, and with a package
- * of the same name that locks nothing. The second run has to fail, or the first one proves nothing.
+ * The five programs of `examples/`, as real processes. Each scenario runs with the lock, under each Node, and with a
+ * package of the same name that locks nothing. The last run has to fail, or the others prove nothing.
  */
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
@@ -9,6 +9,7 @@ import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 
 import { lock, tryLock } from "../index.js";
+import { testOnEachNode } from "./nodes.js";
 import { root, temporaryFolder, until } from "./support.js";
 
 /** The names that the examples import, with nothing behind them. */
@@ -43,8 +44,8 @@ class Program {
   stdout = "";
   stderr = "";
 
-  constructor(example: string, ...args: string[]) {
-    this.process = spawn(process.execPath, [example, ...args], { stdio: "pipe" });
+  constructor(node: string, ...args: string[]) {
+    this.process = spawn(node, args, { stdio: "pipe" });
     onTestFinished(() => void this.process.kill("SIGKILL"));
     this.process.stdout!.on("data", (data) => (this.stdout += data));
     this.process.stderr!.on("data", (data) => (this.stderr += data));
@@ -79,18 +80,32 @@ function litter(file: string): string[] {
   return readdirSync(path.dirname(file)).filter((name) => name !== path.basename(file));
 }
 
+type Start = (...args: string[]) => Program;
+
+/** Starts an example as it is, under this Node. */
+const starter = (example: string): Start => (...args) =>
+  new Program(process.execPath, path.join(root, "examples", example), ...args);
+
+/** How an expectation fails that is about exclusion. */
+const COLLISION = "two were inside at once";
+
 /**
- * Runs a scenario with the lock, where it must be fulfilled, and without, where it must not. Without the lock the
- * processes collide by chance, so that run is repeated until they have.
+ * Runs a scenario of an example. With the lock it must be fulfilled. Without the lock it must fail by a collision.
+ * Processes collide by chance, so that run is repeated until they have.
  */
-function scenario(name: string, run: (examples: string) => Promise<void>): void {
-  test(name, () => run(examplesFolder(true)));
+function scenario(name: string, run: (start: Start) => Promise<void>, example: string): void {
+  testOnEachNode(name, (node) => {
+    const file = path.join(examplesFolder(true), example);
+    return run((...args) => new Program(node, file, ...args));
+  });
 
   test(`the test "${name}" fails without the lock`, async () => {
+    const file = path.join(examplesFolder(false), example);
     for (let round = 0; round < 20; round += 1) {
       try {
-        await run(examplesFolder(false));
-      } catch {
+        await run((...args) => new Program(process.execPath, file, ...args));
+      } catch (error) {
+        expect(String(error)).toContain(COLLISION);
         return;
       }
     }
@@ -99,43 +114,42 @@ function scenario(name: string, run: (examples: string) => Promise<void>): void 
 }
 
 describe("settings.mjs", () => {
-  scenario("loses no change of twenty processes", async (examples) => {
+  scenario("loses no change of twenty processes", async (start) => {
     const file = path.join(temporaryFolder(), "settings.json");
-    const example = path.join(examples, "settings.mjs");
-    const sets = [...Array(10).keys()].map((n) => new Program(example, file, "set", `key${n}`, `${n}`));
-    const adds = [...Array(10).keys()].map(() => new Program(example, file, "add", "count"));
+    const sets = [...Array(10).keys()].map((n) => start(file, "set", `key${n}`, `${n}`));
+    const adds = [...Array(10).keys()].map(() => start(file, "add", "count"));
     for (const program of [...sets, ...adds]) {
-      expect(await program.ended, program.stderr).toBe(0);
+      expect(await program.ended, `${COLLISION}: ${program.stderr}`).toBe(0);
     }
     const keys = Object.fromEntries([...Array(10).keys()].map((n) => [`key${n}`, `${n}`]));
-    expect(JSON.parse(readFileSync(file, "utf8"))).toEqual({ ...keys, count: 10 });
+    expect(JSON.parse(readFileSync(file, "utf8")), COLLISION).toEqual({ ...keys, count: 10 });
     expect(litter(file)).toEqual([]);
-    const get = new Program(example, file, "get", "count");
+    const get = start(file, "get", "count");
     expect([await get.ended, get.stdout]).toEqual([0, "10\n"]);
-  });
+  }, "settings.mjs");
 });
 
 describe("queue-worker.mjs", () => {
-  scenario("does each job once, whichever of four workers does it", async (examples) => {
+  scenario("does each job once, whichever of four workers does it", async (start) => {
     const file = path.join(temporaryFolder(), "jobs.json");
     const jobs = [...Array(200).keys()].map((n) => `job ${n}`);
     writeFileSync(file, JSON.stringify(jobs));
-    const workers = [...Array(4).keys()].map(() => new Program(path.join(examples, "queue-worker.mjs"), file));
+    const workers = [...Array(4).keys()].map(() => start(file));
     for (const worker of workers) {
-      expect(await worker.ended, worker.stderr).toBe(0);
+      expect(await worker.ended, `${COLLISION}: ${worker.stderr}`).toBe(0);
     }
     const done = workers.flatMap(({ lines }) => lines);
-    expect(done.sort()).toEqual(jobs.sort());
+    expect(done.sort(), COLLISION).toEqual(jobs.sort());
     expect(readFileSync(file, "utf8")).toBe("[]");
     expect(litter(file)).toEqual([]);
-  });
+  }, "queue-worker.mjs");
 
   test("does the rest after a worker was killed", async () => {
     const file = path.join(temporaryFolder(), "jobs.json");
-    const jobs = [...Array(2_000).keys()].map((n) => `job ${n}`);
+    const jobs = [...Array(400).keys()].map((n) => `job ${n}`);
     writeFileSync(file, JSON.stringify(jobs));
-    const example = path.join(root, "examples/queue-worker.mjs");
-    const [victim, other] = [new Program(example, file), new Program(example, file)];
+    const start = starter("queue-worker.mjs");
+    const [victim, other] = [start(file), start(file)];
     await victim.printed(1);
     victim.process.kill("SIGKILL");
     expect([await victim.ended, await other.ended]).toEqual(["SIGKILL", 0]);
@@ -147,9 +161,8 @@ describe("queue-worker.mjs", () => {
 });
 
 describe("session-server.mjs", () => {
-  const servers = async (examples: string, folder: string) => {
-    const example = path.join(examples, "session-server.mjs");
-    const programs = [new Program(example, folder, "0"), new Program(example, folder, "0")];
+  const servers = async (start: Start, folder: string) => {
+    const programs = [start(folder, "0"), start(folder, "0")];
     const ports = await Promise.all(programs.map((program) => program.printed(1)));
     return ports.map((port) => `http://localhost:${port}`);
   };
@@ -158,9 +171,9 @@ describe("session-server.mjs", () => {
     return { status: response.status, body: await response.text() };
   };
 
-  scenario("never has two requests of one session inside", async (examples) => {
+  scenario("never has two requests of one session inside", async (start) => {
     const folder = temporaryFolder();
-    const addresses = await servers(examples, folder);
+    const addresses = await servers(start, folder);
     const sessions = ["chat", "cron"];
     const requests = [...Array(20).keys()].flatMap((n) =>
       sessions.map((session) => ask(addresses[n % 2]!, session, `${n}`)),
@@ -173,16 +186,16 @@ describe("session-server.mjs", () => {
       const lines = text.trimEnd().split("\n").map((line) => JSON.parse(line));
       const turns = [...Array(20).keys()].map((n) => [lines[2 * n], lines[2 * n + 1]]);
       for (const [question, answer] of turns) {
-        expect(answer).toEqual({ reply: `You said: ${question.question}` });
+        expect(answer, COLLISION).toEqual({ reply: `You said: ${question.question}` });
       }
       expect(new Set(turns.map(([question]) => question.question)).size).toBe(20);
     }
     expect(readdirSync(folder).sort()).toEqual(["chat.jsonl", "cron.jsonl"]);
-  });
+  }, "session-server.mjs");
 
   test("a client that goes away waits no longer, and its turn does not begin", async () => {
     const folder = temporaryFolder();
-    const [server] = await servers(path.join(root, "examples"), folder);
+    const [server] = await servers(starter("session-server.mjs"), folder);
     const file = path.join(folder, "chat.jsonl");
     const held = await lock(file);
     const client = new AbortController();
@@ -198,62 +211,60 @@ describe("session-server.mjs", () => {
   });
 
   test("knows no other address", async () => {
-    const [server] = await servers(path.join(root, "examples"), temporaryFolder());
+    const [server] = await servers(starter("session-server.mjs"), temporaryFolder());
     expect(await ask(server!, "../etc/passwd", "a")).toMatchObject({ status: 404 });
   });
 });
 
 describe("try-or-skip.mjs", () => {
-  scenario("does not start while the last run is at it", async (examples) => {
+  scenario("does not start while the last run is at it", async (start) => {
     const file = path.join(temporaryFolder(), "count.json");
-    const example = path.join(examples, "try-or-skip.mjs");
-    const first = new Program(example, file);
+    const first = start(file);
     expect(await first.printed(1)).toBe("started");
-    const second = new Program(example, file);
-    expect(await second.printed(1)).toBe("skipped: the last run is still at it");
+    const second = start(file);
+    expect(await second.printed(1), COLLISION).toBe("skipped: the last run is still at it");
     expect(await second.ended).toBe(0);
     first.type("a line");
     first.endInput();
     expect([await first.ended, first.lines]).toEqual([0, ["started", "done"]]);
     expect(JSON.parse(readFileSync(file, "utf8"))).toEqual({ lines: 1 });
     expect(litter(file)).toEqual([]);
-  });
+  }, "try-or-skip.mjs");
 
   test("starts at once after the last run was killed", async () => {
     const file = path.join(temporaryFolder(), "count.json");
-    const example = path.join(root, "examples/try-or-skip.mjs");
-    const first = new Program(example, file);
+    const start = starter("try-or-skip.mjs");
+    const first = start(file);
     expect(await first.printed(1)).toBe("started");
     first.process.kill("SIGKILL");
     await first.ended;
-    const second = new Program(example, file);
+    const second = start(file);
     second.endInput();
     expect([await second.ended, second.lines]).toEqual([0, ["started", "done"]]);
   });
 });
 
 describe("lock-for-life.mjs", () => {
-  scenario("lets go when another process waits, and loses no line of either", async (examples) => {
+  scenario("lets go when another process waits, and loses no line of either", async (start) => {
     const file = path.join(temporaryFolder(), "chat.json");
-    const example = path.join(examples, "lock-for-life.mjs");
-    const [one, other] = [new Program(example, file), new Program(example, file)];
+    const [one, other] = [start(file), start(file)];
     const counts: [Program, number][] = [[one, 1], [one, 2], [other, 3], [one, 4], [other, 5], [other, 6]];
     const printed = new Map([[one, 0], [other, 0]]);
     for (const [program, count] of counts) {
       program.type(`line ${count}`);
       printed.set(program, printed.get(program)! + 1);
-      expect(await program.printed(printed.get(program)!)).toBe(`${count}`);
+      expect(await program.printed(printed.get(program)!), COLLISION).toBe(`${count}`);
     }
     one.endInput();
     other.endInput();
     expect([await one.ended, await other.ended]).toEqual([0, 0]);
     expect(JSON.parse(readFileSync(file, "utf8"))).toEqual([1, 2, 3, 4, 5, 6].map((n) => `line ${n}`));
     expect(litter(file)).toEqual([]);
-  });
+  }, "lock-for-life.mjs");
 
   test("keeps the lock while nobody waits, also when it is idle", async () => {
     const file = path.join(temporaryFolder(), "chat.json");
-    const program = new Program(path.join(root, "examples/lock-for-life.mjs"), file);
+    const program = starter("lock-for-life.mjs")(file);
     program.type("a");
     expect(await program.printed(1)).toBe("1");
     const { token } = JSON.parse(readFileSync(`${file}.lock`, "utf8"));
