@@ -18,7 +18,7 @@ beforeAll(() => {
   const args = ["node_modules/typescript/bin/tsc", "--project", "examples/gateway"];
   const { status, stdout } = spawnSync(process.execPath, args, { cwd: root, encoding: "utf8" });
   expect(status, stdout).toBe(0);
-});
+}, 60_000);
 
 interface Event {
   event: string;
@@ -425,7 +425,7 @@ describe.each(["SIGTERM", "SIGINT"] as const)("npm run gateway passes %s on", (s
     let stderr = "";
     npm.stderr.on("data", (data) => (stderr += data));
     npm.stdin.write('{"session":"chat","user":"a"}\n');
-    await until("it has written", () => lines.length >= 2 || npm.exitCode !== null, 50_000);
+    await until("it has written", () => lines.length >= 2 || npm.exitCode !== null, 150_000);
     expect(existsSync(lockOf(folder)), stderr).toBe(true);
     const gateway = holderOf(folder);
     npm.kill(signal);
@@ -435,7 +435,7 @@ describe.each(["SIGTERM", "SIGINT"] as const)("npm run gateway passes %s on", (s
     expect(stderr).toMatch(/^set-up: /);
     expect(readTranscript(folder)).toEqual(["user: a"]);
     expectOnlyTranscripts(folder);
-  });
+  }, 180_000); // the set-up may build the addon
 });
 
 describe("after a SIGKILL", () => {
