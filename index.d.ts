@@ -118,10 +118,10 @@ export function withLock<Result>(
   fn: (lock: Lock) => Result | PromiseLike<Result>,
 ): Promise<Result>;
 
-/** As {@link inspectSessionLock}, of the lock of any file. `file` is always the locked file, also if its name ends in `.lock`. */
+/** The same as {@link inspectSessionLock}, for any file. `file` is the locked file, also if its name ends in `.lock`. */
 export function inspectLock(file: string | URL, options?: InspectOptions): Promise<LockInspection | null>;
 
-/** As {@link heldSessionWriteLocks}: the locks that this process holds, of both faces. */
+/** The same as {@link heldSessionWriteLocks}: the locks that this process holds, of both faces. */
 export function heldLocks(): HeldLock[];
 
 export type LockRecord = SessionLockRecord;
@@ -144,7 +144,7 @@ export class LockTimeoutError extends Error {
     cause?: unknown;
   });
   readonly code: "ERR_LOCK_TIMEOUT" | "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT";
-  /** How long was waited. */
+  /** How long the call waited. */
   readonly timeoutMs: number;
   /** The lock file. */
   readonly lockPath: string;
@@ -153,11 +153,11 @@ export class LockTimeoutError extends Error {
    * `(this process)` at the end if this very process held it.
    */
   readonly owner: string;
-  /** What the lock file said, or `null` where nothing could be read. */
+  /** The record in the lock file; `null` if it could not be read. */
   readonly holder: LockRecord | null;
-  /** What spoke against the holder, which was alive all the same. */
+  /** What spoke against the holder, which still counted as alive. */
   readonly staleReasons: LockStaleReason[];
-  /** Why the lock file could not be read, if it was that. */
+  /** Why the lock file could not be read. Absent if it could. */
   readonly cause?: unknown;
 }
 
@@ -174,7 +174,7 @@ export class LockLostError extends Error {
   readonly how: "hold-exceeded" | "removed" | "released";
 }
 
-/** The codes of errors that are not the system's. The session functions have codes of their own for them. */
+/** The codes of errors that do not come from the system. The session functions have their own codes for them. */
 export const LOCK_ERROR_CODES: {
   readonly TIMEOUT: "ERR_LOCK_TIMEOUT";
   readonly LOST: "ERR_LOCK_LOST";
@@ -211,8 +211,8 @@ export interface AcquireOptions {
    */
   timeoutMs?: number | undefined;
   /**
-   * When to give up a lock whose holder can be neither proved alive nor proved dead: one on a
-   * network file system, say, or another user's. Never ends a lock whose holder is proved alive.
+   * How old a lock must be before it is taken over although its holder can be neither proved alive nor proved dead:
+   * one on a network file system, for example, or another user's. A lock whose holder is proved alive is never taken.
    * `NaN`, `Infinity`, zero and negative numbers: the default.
    *
    * @default 1_800_000
@@ -235,8 +235,8 @@ export interface AcquireOptions {
   allowReentrant?: boolean | undefined;
   /**
    * Ends the wait: the acquire rejects at once with the signal's reason, and leaves nothing behind.
-   * Once the lock is acquired, the signal has no meaning for it; an acquire that need not wait
-   * may have it before it returns its promise.
+   * Ignored once the lock is acquired. An acquire that does not have to wait can have its lock before
+   * it returns its promise.
    */
   signal?: AbortSignal | undefined;
   /**
@@ -248,7 +248,7 @@ export interface AcquireOptions {
    *   decides, and may finish its work under them. They are released at `exit`.
    * - `false`: this acquire adds no listeners.
    *
-   * Of several acquires with `true` and `"if-alone"`, `true` counts. Listeners of the package `signal-exit` don't
+   * After one acquire with `true`, `true` counts for all session locks of the process. Listeners of the package `signal-exit` don't
    * count as others: that package ends the process if nobody else listens, as this one does.
    *
    * @default true
@@ -263,18 +263,18 @@ export interface AcquireOptions {
   onWarning?: ((warning: Error) => void) | undefined;
 }
 
-/** What {@link tryAcquireSessionWriteLock} takes: it never waits. */
+/** Options of {@link tryAcquireSessionWriteLock}, which never waits. */
 export type TryAcquireOptions = Omit<AcquireOptions, "timeoutMs" | "signal">;
 
-/** A lock that is held. As {@link Lock}, but for the end of a lock that was lost, and for re-entrancy. */
+/** A session lock that this process holds. It differs from {@link Lock} in its `release`. */
 export interface SessionWriteLock extends Lock {
   /**
-   * Gives this acquisition back; the lock file goes with the last one. Calling it again does nothing
-   * more. It may be called without its object.
+   * Releases this acquisition. The last release removes the lock file. A second call returns the same promise. It may
+   * be called without its object.
    *
-   * It rejects if the lock file could not be removed. The lock is free all the same: the next
-   * contender finds a dead file and replaces it. If the file was meanwhile taken or removed by
-   * somebody else, it is left alone, and that is no error.
+   * Rejects with a system error if the lock file could not be removed. The lock is free all the same: the next
+   * contender finds a dead file and replaces it. Resolves if the lock was lost before; then the lock file is left
+   * alone.
    */
   readonly release: () => Promise<void>;
 }
@@ -333,41 +333,38 @@ export class SessionWriteLockLostError extends LockLostError {
 }
 
 /**
- * Waits for the lock of a session and takes it.
+ * Waits for the lock of a session, and takes it.
  *
- * A lock whose holder is gone is taken over: within milliseconds if it ends while one waits, in 50
- * if one comes upon a dead lock (so long an older lock module may take to act on what it has read
- * there). A waiter sleeps until the lock file changes,
- * its holder ends or its deadline comes; it occupies neither the event loop nor libuv's thread pool.
- * Within a process waiters are served first come, first served. A waiting acquire keeps the
- * process alive.
+ * A lock whose holder is gone is taken over: within milliseconds if the holder ends while this call waits, and within
+ * 50 ms if this call finds a dead lock that an older lock module may have read. A waiting call sleeps until the lock
+ * is released, its holder ends or the deadline comes. It uses neither the event loop nor libuv's thread pool. Waiting
+ * calls are served in the order in which they began to wait. A waiting call keeps the process alive.
  *
  * Rejects with
- * - {@link SessionWriteLockTimeoutError} if it is still held at the deadline;
- * - the reason of `signal`, as soon as that aborts;
+ * - {@link SessionWriteLockTimeoutError} if the lock is still held at the deadline;
+ * - the reason of `signal`, as soon as it aborts;
  * - `TypeError` (`ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`) for wrong arguments;
  * - `Error` with `code`, `syscall` and `path` where the system refuses (`EACCES`, `ENOSPC`,
- *   `EROFS`, `EMFILE`, `ENAMETOOLONG`, …): no lock file and no temporary is left behind;
+ *   `EROFS`, `EMFILE`, `ENAMETOOLONG`, …): no lock file and no temporary file is left behind;
  * - `Error` with `code: "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE"` and `path` if a folder, a
- *   symbolic link, a named pipe, a socket or a device stands where the lock file belongs: it is
+ *   symbolic link, a named pipe, a socket or a device stands at the path of the lock file. It is
  *   neither followed nor touched.
  */
 export function acquireSessionWriteLock(options: AcquireOptions): Promise<SessionWriteLock>;
 
 /**
- * Takes the lock of a session if it is free or its holder is gone, and returns `null` if it is
- * held. Synchronous: it does its work on the calling thread and waits for nobody, so it can be
- * ahead of those who wait. Taking over a dead lock blocks the thread for 50 ms, in which an older
- * lock module may act on what it has read there.
+ * Takes the lock of a session if it is free or its holder is gone. Returns `null` if the lock is held. Synchronous: it
+ * does its work on the calling thread and does not wait, so it passes waiting calls. The takeover of a dead lock
+ * that an older lock module may have read blocks the thread for 50 ms.
  *
  * Throws what {@link acquireSessionWriteLock} rejects with, but no time-out.
  */
 export function tryAcquireSessionWriteLock(options: TryAcquireOptions): SessionWriteLock | null;
 
 /**
- * Releases every lock that this environment holds, however often it was re-entered, before it
- * returns. For restarts inside the process and for exits. Returns how many there were. Acquires
- * that are still waiting go on waiting.
+ * Releases every session lock that this environment holds, however often it was re-entered, before this call returns.
+ * For restarts inside the process and for exits. Returns how many locks there were. Acquires that wait go on waiting.
+ * Locks of the general face are left alone.
  */
 export function releaseAllSessionWriteLocks(): number;
 

@@ -5,6 +5,7 @@
 
 import { spawn, spawnSync } from "node:child_process";
 import { appendFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
@@ -17,7 +18,7 @@ beforeAll(() => {
   const args = ["node_modules/typescript/bin/tsc", "--project", "examples/gateway"];
   const { status, stdout } = spawnSync(process.execPath, args, { cwd: root, encoding: "utf8" });
   expect(status, stdout).toBe(0);
-});
+}, 60_000);
 
 interface Event {
   event: string;
@@ -412,6 +413,29 @@ describe.each(["SIGTERM", "SIGINT"] as const)("%s drains a gateway", (signal) =>
     expect(messages.length % 2).toBe(0);
     expectOnlyTranscripts(folder);
   });
+});
+
+describe.each(["SIGTERM", "SIGINT"] as const)("npm run gateway passes %s on", (signal) => {
+  test("to the gateway, which drains and ends; its stdout is JSON and nothing else", async () => {
+    const folder = temporaryFolder();
+    const npm = spawn("npm", ["run", "--silent", "gateway", "--", folder], { cwd: root });
+    onTestFinished(() => void npm.kill("SIGKILL"));
+    const lines: string[] = [];
+    createInterface({ input: npm.stdout }).on("line", (line) => lines.push(line));
+    let stderr = "";
+    npm.stderr.on("data", (data) => (stderr += data));
+    npm.stdin.write('{"session":"chat","user":"a"}\n');
+    await until("it has written", () => lines.length >= 2 || npm.exitCode !== null, 150_000);
+    expect(existsSync(lockOf(folder)), stderr).toBe(true);
+    const gateway = holderOf(folder);
+    npm.kill(signal);
+    expect(await once(npm, "close")).toEqual([0, null]);
+    expect(() => process.kill(gateway, 0)).toThrow("ESRCH");
+    expect(lines.map((line) => JSON.parse(line).event)).toEqual(["started", "written", "unanswered", "drained"]);
+    expect(stderr).toMatch(/^set-up: /);
+    expect(readTranscript(folder)).toEqual(["user: a"]);
+    expectOnlyTranscripts(folder);
+  }, 180_000); // the set-up may build the addon
 });
 
 describe("after a SIGKILL", () => {

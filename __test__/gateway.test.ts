@@ -40,6 +40,11 @@ afterEach(async () => {
   await drainSessionWriteLockStateForTest();
 });
 
+/** The listeners of a signal run, as if it had been raised. */
+function raise(signal: NodeJS.Signals): void {
+  process.emit(signal, signal);
+}
+
 /** Each setting: its variable, its place in the configuration, the option it becomes. */
 const SETTINGS = [
   {
@@ -324,6 +329,23 @@ describe("an acquire", () => {
     });
   });
 
+  test.each([
+    { handleSignals: "if-alone", isKept: true },
+    { handleSignals: undefined, isKept: false },
+  ] as const)("with handleSignals $handleSignals and a listener of the gateway: kept=$isKept", async (signals) => {
+    const { handleSignals, isKept } = signals;
+    const { sessionFile } = newSession();
+    const lock = await acquireSessionWriteLock({ sessionFile, handleSignals });
+    let isHeldInDrain: boolean | undefined;
+    const drain = () => {
+      isHeldInDrain = lock.held;
+    };
+    process.on("SIGTERM", drain);
+    raise("SIGTERM");
+    process.off("SIGTERM", drain);
+    expect(isHeldInDrain).toBe(isKept);
+  });
+
   test("takes a dead lock over, however old it is", async () => {
     const { sessionFile, lockPath } = newSession();
     const holder = await Agent.start();
@@ -578,6 +600,26 @@ describe("for the gateway's tests", () => {
     expect(await testing.runLockWatchdogCheck()).toBe(1);
     expect(existsSync(lockPath)).toBe(false);
     expect(await testing.runLockWatchdogCheck(Date.now() + 1_000)).toBe(0);
+  });
+
+  test("a record is inspected by its age and its own limit, and by nothing else", () => {
+    const nowMs = Date.parse("2026-07-01T00:01:00.000Z");
+    const record = { pid: 7, createdAt: "2026-07-01T00:00:30.000Z", maxHoldMs: 10_000 };
+    const reasons = (...args: Parameters<typeof testing.inspectLockPayloadForTest>) =>
+      testing.inspectLockPayloadForTest(...args).staleReasons;
+    expect(testing.inspectLockPayloadForTest(record, 60_000, nowMs)).toEqual({
+      pid: 7,
+      createdAt: record.createdAt,
+      ageMs: 30_000,
+      stale: false,
+      staleReasons: [],
+    });
+    expect(reasons(record, 60_000, nowMs, { respectMaxHold: true })).toEqual(["hold-exceeded"]);
+    expect(reasons({ ...record, maxHoldMs: 30_000 }, 60_000, nowMs, { respectMaxHold: true })).toEqual([]);
+    expect(reasons(record, 29_999, nowMs)).toEqual(["too-old"]);
+    expect(reasons({ ...record, createdAt: "2026-07-01T00:02:00.000Z" }, 1, nowMs)).toEqual([]);
+    expect(reasons({ createdAt: "soon" }, 60_000, nowMs)).toEqual(["missing-pid", "invalid-createdAt"]);
+    expect(testing.inspectLockPayloadForTest(null, 1, nowMs)).toMatchObject({ ageMs: null, stale: true });
   });
 
   test("everything is released before releaseAllLocksSync returns", async () => {

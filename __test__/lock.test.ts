@@ -390,6 +390,13 @@ describe("withLock", () => {
     await Promise.all([work(), work(), work()]);
   });
 
+  test("refuses options after the function, instead of ignoring them", async () => {
+    const { file, lockPath } = newFile();
+    const call = (withLock as any)(file, () => {}, { timeoutMs: 1 });
+    await expect(call).rejects.toMatchObject({ code: "ERR_INVALID_ARG_TYPE", message: expect.stringContaining("before fn") });
+    expect(existsSync(lockPath)).toBe(false);
+  });
+
   test("refuses what is no function", async () => {
     expect(await refusal(() => (withLock as any)("x", {}))).toMatchObject({ code: "ERR_INVALID_ARG_TYPE" });
     expect(await refusal(() => (withLock as any)("x", {}, 5))).toMatchObject({ code: "ERR_INVALID_ARG_TYPE" });

@@ -1,18 +1,18 @@
 /**
- * The README does what it says: its examples run, the tests that it names exist, every error code is
- * explained, and no link of the documentation leads nowhere.
+ * The README and docs/ do what they say: their examples run under each Node, the tests that they name exist, every
+ * export, option, field, error code and channel is explained, and no link leads nowhere.
  */
 
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 
+import { testOnEachNode } from "./nodes.js";
 import { root, temporaryFolder } from "./support.js";
 
 const read = (file: string) => readFileSync(path.join(root, file), "utf8");
 
-const readme = read("README.md");
 const documents = [
   "README.md",
   "CHANGELOG.md",
@@ -22,35 +22,57 @@ const documents = [
 ];
 
 /** What stands under a heading, up to the next one of its level. */
-function section(heading: string): string {
-  const text = readme.split(/^## /m).find((part) => part.startsWith(`${heading}\n`));
-  expect(text, heading).toBeDefined();
+function section(document: string, heading: string): string {
+  const text = read(document).split(/^## /m).find((part) => part.startsWith(`${heading}\n`));
+  expect(text, `${document}: ${heading}`).toBeDefined();
   return text!;
 }
 
-const examples = [...readme.matchAll(/^```js\n(.*?)^```$/gms)].map((match) => match[1]!);
+const lines = (text: string, pattern: RegExp) => text.split("\n").filter((line) => pattern.test(line));
 
-test("the README has examples", () => {
-  expect(examples.length).toBeGreaterThan(1);
+describe("the README", () => {
+  test("is no longer than 8 KB", () => {
+    expect(statSync(path.join(root, "README.md")).size).toBeLessThanOrEqual(8192);
+  });
+
+  test("has five things to know, ten guarantees of a line each, and six limits", () => {
+    expect(lines(section("README.md", "Five things to know before you use it"), /^\d\. /)).toHaveLength(5);
+    const guarantees = section("README.md", "Guarantees");
+    expect(lines(guarantees, /^\d+\. /)).toHaveLength(10);
+    expect(guarantees.trimEnd().endsWith(lines(guarantees, /^10\. /)[0]!)).toBe(true);
+    expect(lines(section("README.md", "Limits"), /^- /)).toHaveLength(6);
+  });
 });
 
-test.each(examples.map((source, index) => ({ number: index + 1, source })))(
-  "example $number of the README runs, prints what it says and leaves no lock",
-  ({ source }) => {
-    const folder = temporaryFolder();
-    mkdirSync(path.join(folder, "node_modules"));
-    symlinkSync(root, path.join(folder, "node_modules/session-write-lock"));
-    const file = path.join(folder, source.includes("require(") ? "example.cjs" : "example.mjs");
-    writeFileSync(file, source);
-    const { status, stdout, stderr } = spawnSync(process.execPath, [file], { cwd: folder, encoding: "utf8" });
-    expect(stderr).toBe("");
-    expect(status).toBe(0);
-    const announced = [...source.matchAll(/\/\/ prints: (.*)$/gm)].map((match) => `${match[1]}\n`);
-    expect(stdout).toBe(announced.join(""));
-    const left = readdirSync(folder, { recursive: true }).map(String);
-    expect(left.filter((name) => !name.startsWith("node_modules") && name.includes(".lock"))).toEqual([]);
-  },
-);
+const examplesOf = (document: string) =>
+  [...read(document).matchAll(/^```js\n(.*?)^```$/gms)].map((match) => match[1]!);
+
+const withExamples = documents.filter((document) => examplesOf(document).length > 0);
+
+test("there are examples in the pages for users", () => {
+  expect(withExamples).toEqual(["README.md", "docs/api.md", "docs/recipes.md", "docs/signals.md"]);
+});
+
+describe.each(withExamples)("the examples of %s", (document) => {
+  const examples = examplesOf(document);
+
+  for (const [index, source] of examples.entries()) {
+    testOnEachNode(`number ${index + 1} runs, prints what it says and leaves no lock`, async (node) => {
+      const folder = temporaryFolder();
+      mkdirSync(path.join(folder, "node_modules"));
+      symlinkSync(root, path.join(folder, "node_modules/session-write-lock"));
+      const file = path.join(folder, source.includes("require(") ? "example.cjs" : "example.mjs");
+      writeFileSync(file, source);
+      const { status, stdout, stderr } = spawnSync(node, [file], { cwd: folder, encoding: "utf8" });
+      expect(stderr).toBe("");
+      expect(status).toBe(0);
+      const announced = [...source.matchAll(/\/\/ prints: (.*)$/gm)].map((match) => `${match[1]}\n`);
+      expect(stdout).toBe(announced.join(""));
+      const left = readdirSync(folder, { recursive: true }).map(String);
+      expect(left.filter((name) => !name.startsWith("node_modules") && name.includes(".lock"))).toEqual([]);
+    });
+  }
+});
 
 /** Titles of tests as a source file has them; what a template fills in becomes a wildcard. */
 function testTitles(file: string): RegExp[] {
@@ -66,17 +88,15 @@ function testTitles(file: string): RegExp[] {
 }
 
 test("every guarantee names tests, and each of them exists", () => {
-  const [, , ...rows] = section("Guarantees")
-    .split("\n")
-    .filter((line) => line.startsWith("|"));
-  expect(rows.length).toBeGreaterThan(5);
+  const rows = lines(read("docs/guarantees.md"), /^\| (?!guarantee )/);
+  expect(rows.length).toBeGreaterThan(30);
   for (const row of rows) {
     const shownBy = row.split("|")[2]!;
     let file: string | undefined;
     let named = 0;
     for (const [, link, title] of shownBy.matchAll(/\]\(([^)]+)\)|"([^"]+)"/g)) {
       if (link) {
-        file = link;
+        file = path.join("docs", link);
         continue;
       }
       const isThere = testTitles(file!).some((pattern) => pattern.test(title!));
@@ -87,28 +107,54 @@ test("every guarantee names tests, and each of them exists", () => {
   }
 });
 
-test("every error code is explained", () => {
-  const sources = readdirSync(path.join(root, "lib")).map((name) => read(`lib/${name}`)).join("");
-  const codes = new Set(sources.match(/\b(?:OPENCLAW|ERR)_[A-Z_]+\b/g));
-  expect(codes.size).toBeGreaterThan(3);
-  for (const code of codes) {
-    expect(section("Errors")).toContain(`\`${code}\``);
-  }
-});
+/** All names in code that the first cells of a page's tables have. */
+function explained(document: string): string[] {
+  const cells = lines(read(document), /^\| /).map((line) => line.split(/(?<!\\)\|/)[1]!);
+  return cells.flatMap((cell) => [...cell.matchAll(/`([^`]+)`/g)].map((match) => match[1]!.replace(/\(.*/, "")));
+}
 
-test("every export and every option is explained", () => {
+describe("docs/api.md", () => {
   const declared = read("index.d.ts");
-  const exported = [...declared.matchAll(/^export (?:function|class|const) (\w+)/gm)].map((match) => match[1]!);
-  const options = declared.match(/interface AcquireOptions \{(.*?)^\}/ms)![1]!;
-  const optionNames = [...options.matchAll(/^  (\w+)\??:/gm)].map((match) => match[1]!);
-  expect(optionNames).toContain("sessionFile");
-  for (const name of [...exported, ...optionNames]) {
-    expect(section("API")).toMatch(new RegExp(`\`${name}\\b`));
-  }
-  const record = declared.match(/interface SessionLockRecord \{(.*?)^\}/ms)![1]!;
-  for (const [, field] of record.matchAll(/^  (\w+)\??:/gm)) {
-    expect(section("The record")).toContain(`| \`${field}\` |`);
-  }
+
+  test("has every export", () => {
+    const exported = [...declared.matchAll(/^export (?:function|class|const) (\w+)/gm)].map((match) => match[1]!);
+    expect(exported).toContain("withLock");
+    for (const name of exported) {
+      expect(read("docs/api.md")).toMatch(new RegExp(`\`${name}\\b`));
+    }
+  });
+
+  const interfaces = [...declared.matchAll(/^export interface (\w+).*?\{\n(.*?)^\}/gms)];
+
+  test.each(interfaces.map(([, name, body]) => ({ name, body: body! })))("has every member of $name", ({ body }) => {
+    const members = [...body.matchAll(/^  (?:readonly )?(\w+|\[[\w.]+\])\??[:(]/gm)].map((match) => match[1]!);
+    expect(members).not.toEqual([]);
+    expect(members.filter((name) => !explained("docs/api.md").includes(name))).toEqual([]);
+  });
+
+  const unions = [...declared.matchAll(/^export type (\w+) =((?:\s+\| "[\w-]+")+);/gm)];
+
+  test.each(unions.map(([, name, words]) => ({ name, words: words! })))("has every word of $name", ({ words }) => {
+    const all = [...words.matchAll(/"([\w-]+)"/g)].map((match) => match[1]!);
+    expect(all.length).toBeGreaterThan(3);
+    expect(all.filter((word) => !read("docs/api.md").includes(`\`${word}\``))).toEqual([]);
+  });
+
+  const sources = readdirSync(path.join(root, "lib")).map((name) => read(`lib/${name}`)).join("");
+
+  test("has every error code, and what to do", () => {
+    const codes = new Set(sources.match(/\b(?:OPENCLAW|ERR)_[A-Z_]*[A-Z]\b/g));
+    expect(codes.size).toBeGreaterThan(3);
+    const errors = section("docs/api.md", "Errors");
+    expect([...codes].filter((code) => !errors.includes(`\`${code}\``))).toEqual([]);
+    expect(lines(errors, /\| *\|$/)).toEqual([]);
+  });
+
+  test("has every diagnostics channel", () => {
+    const channels = new Set(sources.match(/session-write-lock:\w+/g));
+    expect(channels.size).toBe(5);
+    expect([...channels].filter((name) => !explained("docs/api.md").includes(name))).toEqual([]);
+  });
 });
 
 /** The anchor of a heading, as GitHub makes it. */

@@ -6,10 +6,11 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync, renameSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, onTestFinished, test } from "vitest";
 
 import {
   acquireSessionWriteLock,
+  lock,
   releaseAllSessionWriteLocks,
   type SessionWriteLock,
   SessionWriteLockLostError,
@@ -410,4 +411,18 @@ describe("a holder", () => {
     expect({ status, stdout }).toEqual({ status: 0, stdout: "hold-exceeded\n" });
     expect(barks(stderr)).toMatchObject([{ maxHoldMs: 50, lockPath }]);
   });
+});
+
+test("a warning goes to onWarning also if the holder releases as soon as the lock is lost", async () => {
+  const { sessionFile } = newSession();
+  const heard: Error[] = [];
+  const others: Error[] = [];
+  const hear = (warning: Error) => others.push(warning);
+  process.on("warning", hear);
+  onTestFinished(() => void process.off("warning", hear));
+  const held = await lock(sessionFile, { maxHoldMs: 20, onWarning: (warning) => heard.push(warning) });
+  await new Promise((resolve) => held.signal.addEventListener("abort", resolve));
+  await expect(held.release()).rejects.toMatchObject({ code: "ERR_LOCK_LOST", how: "hold-exceeded" });
+  await until("the warning is heard", () => heard.length + others.length > 0);
+  expect([heard.length, others]).toEqual([1, []]);
 });

@@ -112,7 +112,13 @@ function readLabel(label) {
 
 /** A path, or a `file:` URL. */
 function readFile(name, value) {
-  return readFilePath(name, value instanceof URL ? fileURLToPath(value) : value);
+  if (value instanceof URL) {
+    return readFilePath(name, fileURLToPath(value));
+  }
+  if (typeof value !== "string") {
+    throw argumentError("ERR_INVALID_ARG_TYPE", `${name} must be a string or a file: URL, not ${show(value)}`);
+  }
+  return readFilePath(name, value);
 }
 
 const READERS = {

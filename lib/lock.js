@@ -40,8 +40,11 @@ function readRequest(file, options, names) {
 let context;
 
 async function withLock(file, options, run) {
-  if (typeof options === "function") {
+  if (typeof options === "function" && run === undefined) {
     return withLock(file, undefined, options);
+  }
+  if (typeof options === "function") {
+    throw argumentError("ERR_INVALID_ARG_TYPE", "options come before fn: withLock(file, options, fn)");
   }
   if (typeof run !== "function") {
     throw argumentError("ERR_INVALID_ARG_TYPE", `fn must be a function, not ${typeof run}`);

@@ -11,7 +11,17 @@ export const root = fileURLToPath(new URL("..", import.meta.url));
 
 /** Runs a command in the project's folder and ends this process if it fails. */
 export function run(command, ...args) {
-  const { status, error, signal } = spawnSync(command, args, { cwd: root, stdio: "inherit" });
+  spawn("inherit", command, ...args);
+}
+
+/** The same, with its output on stderr: stdout belongs to the program that is set up. */
+export function prepare(command, ...args) {
+  spawn(process.stderr, command, ...args);
+}
+
+function spawn(stdout, command, ...args) {
+  const stdio = ["inherit", stdout, "inherit"];
+  const { status, error, signal } = spawnSync(command, args, { cwd: root, stdio });
   if (error?.code === "ENOENT") {
     console.error(`${command} is not installed, and needed here.`);
   }
@@ -30,11 +40,11 @@ export function isInstalled(folder) {
 
 export function setUp() {
   if (!isInstalled(root)) {
-    console.log("set-up: installing the dependencies");
+    console.error("set-up: installing the dependencies");
     // Not `npm ci`: it refuses a lock file without the optional packages of all other systems, and
     // not every registry has those. What is in the lock file is installed as it says.
-    run("npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error");
+    prepare("npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error");
   }
-  console.log("set-up: building the addon (a minute the first time)");
-  run("npm", "run", "--silent", "build");
+  console.error("set-up: building the addon (a minute the first time)");
+  prepare("npm", "run", "--silent", "build");
 }

@@ -97,22 +97,35 @@ async function startGatewayAs(pid) {
   throw new Error(`pid ${pid} was not given again`);
 }
 
+/** Several gateways add messages to an empty transcript at the same time. Returns the messages that are left. */
+async function addMessages(gateways, command, count) {
+  writeFileSync(sessionFile, "[]");
+  await Promise.all(gateways.map((gateway) => tell(gateway, command, count)));
+  return JSON.parse(readFileSync(sessionFile, "utf8"));
+}
+
 async function main() {
   console.log(`session: ${sessionFile}\n`);
 
-  const first = await startGateway();
-  const second = await startGateway();
+  const gateways = await Promise.all(Array.from({ length: 4 }, startGateway));
+  const [first, second, ...others] = gateways;
 
-  await step("two gateways append 500 lines each to one transcript, and no line is lost", async () => {
-    await Promise.all([tell(first, "append", 500), tell(second, "append", 500)]);
-    const lines = readFileSync(sessionFile, "utf8").trimEnd().split("\n").map((l) => JSON.parse(l));
-    for (const { pid } of [first, second]) {
-      const own = lines.filter(({ gateway }) => gateway === pid);
-      must(own.length === 500, `gateway ${pid} wrote ${own.length} lines`);
-      must(own.every(({ line }, index) => line === index), "lines out of order");
+  await step("four gateways read a transcript, add a message and write it back, and no message is lost", async () => {
+    const each = 250;
+    const sent = each * gateways.length;
+    const unlocked = await addMessages(gateways, "add-unlocked", each);
+    const locked = await addMessages(gateways, "add", each);
+    const outcome = `${locked.length} of ${sent} left; without the lock: ${unlocked.length} of ${sent} left`;
+    must(locked.length === sent, `${outcome}: the lock does not exclude`);
+    must(unlocked.length < sent, `${outcome}: the gateways never met, so this shows nothing`);
+    for (const { pid } of gateways) {
+      const own = locked.filter(({ gateway }) => gateway === pid);
+      must(own.every(({ number }, index) => number === index), `messages of ${pid} are out of order`);
     }
-    return `${lines.length} lines by pid ${first.pid} and pid ${second.pid}`;
+    return outcome;
   });
+
+  await Promise.all(others.map(kill));
 
   await step("a live holder that changed its process.title keeps its lock", async () => {
     await tell(first, "hold");
@@ -129,9 +142,9 @@ async function main() {
   await step("its holder is SIGKILLed: the lock file stays, and the other gateway takes over", async () => {
     await kill(first);
     must(statSync(lockPath).isFile(), "no lock file was left behind");
-    await tell(second, "append", 1);
-    const last = readFileSync(sessionFile, "utf8").trimEnd().split("\n").at(-1);
-    must(JSON.parse(last).gateway === second.pid, "the other gateway did not write");
+    await tell(second, "add", 1);
+    const last = JSON.parse(readFileSync(sessionFile, "utf8")).at(-1);
+    must(last.gateway === second.pid, "the other gateway did not write");
     return `left behind by pid ${first.pid}, taken over by pid ${second.pid}`;
   });
 

@@ -1,27 +1,37 @@
 /**
- * A gateway for the demo: it appends to a transcript under the session's lock, and does what its
- * parent says over the IPC channel.
+ * A gateway for the demo. It does what its parent says over the IPC channel.
  *
- * `append n`: n lines, each under a lock of its own. `hold`: takes the lock and keeps it.
- * `title x`: renames the process.
+ * `add n`: reads the transcript, adds a message, writes the transcript back, n times under the lock. `add-unlocked n`:
+ * the same without the lock. `hold`: takes the lock and keeps it. `title x`: renames the process.
  */
 
-import { appendFileSync } from "node:fs";
+import { readFile, rename, writeFile } from "node:fs/promises";
 
-import { acquireSessionWriteLock } from "../../index.js";
+import { acquireSessionWriteLock, withLock } from "../../index.js";
 
-const sessionFile = process.argv[2];
+const transcript = process.argv[2];
+
+/** Neither a reader nor a crash ever sees half a transcript. Against lost messages that is no help. */
+async function addMessage(message) {
+  const messages = JSON.parse(await readFile(transcript, "utf8"));
+  messages.push(message);
+  await writeFile(`${transcript}.${process.pid}`, JSON.stringify(messages));
+  await rename(`${transcript}.${process.pid}`, transcript);
+}
 
 const commands = {
-  async append(count) {
-    for (let line = 0; line < count; line += 1) {
-      const lock = await acquireSessionWriteLock({ sessionFile });
-      appendFileSync(sessionFile, `${JSON.stringify({ gateway: process.pid, line })}\n`);
-      await lock.release();
+  async add(count) {
+    for (let number = 0; number < count; number += 1) {
+      await withLock(transcript, () => addMessage({ gateway: process.pid, number }));
+    }
+  },
+  async "add-unlocked"(count) {
+    for (let number = 0; number < count; number += 1) {
+      await addMessage({ gateway: process.pid, number });
     }
   },
   async hold() {
-    await acquireSessionWriteLock({ sessionFile });
+    await acquireSessionWriteLock({ sessionFile: transcript });
   },
   title(title) {
     process.title = title;

@@ -108,6 +108,7 @@ class Session {
   async #beginTurn(): Promise<void> {
     this.#turn = await acquireSessionWriteLock({
       sessionFile: this.#sessionFile,
+      handleSignals: "if-alone",
       ...resolveSessionWriteLockOptions(this.#config),
     });
   }
@@ -197,8 +198,8 @@ async function main([folder, configFile]: string[]): Promise<void> {
   input.on("line", (line) => gateway.receive(line));
   const ended = once(input, "close");
   process.on("SIGUSR1", () => void gateway.restart());
-  // The package's listeners come first and have released every lock by then: what is left to write
-  // is written under new ones.
+  // Its locks are acquired with `handleSignals: "if-alone"`. These listeners decide, so the locks are kept until the
+  // drain has released them.
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => input.close());
   }

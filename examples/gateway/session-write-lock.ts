@@ -210,7 +210,13 @@ function hasCode(error: unknown, code: string): boolean {
 
 // --- Locks --------------------------------------------------------------------------------------
 
-/** As the package's, with the gateway's defaults: they come from the environment. */
+/**
+ * As the package's, with the gateway's defaults: they come from the environment.
+ *
+ * A gateway with its own listeners for SIGTERM and SIGINT, which finish its work, passes `handleSignals: "if-alone"`.
+ * Then it keeps its locks until that work is done. The default is `true`, as in the older module: the signal releases
+ * all locks at once, before the gateway's own listeners run.
+ */
 export async function acquireSessionWriteLock(options: AcquireOptions): Promise<SessionWriteLock> {
   const defaults = resolveSessionWriteLockOptions();
   try {
@@ -307,9 +313,32 @@ function resolveRemainingAcquireTimeoutMs(
   return Math.max(0, timeoutMs - Math.max(0, nowMs - startedAtMs));
 }
 
+/**
+ * What the clock says about a record: its age, and whether it is older than `staleMs` or than its own `maxHoldMs`. Pure:
+ * it does not ask whether the process lives.
+ */
+function inspectLockPayload(
+  payload: { pid?: number; createdAt?: string; starttime?: number; maxHoldMs?: number } | null,
+  staleMs: number,
+  nowMs: number,
+  { respectMaxHold = false }: { respectMaxHold?: boolean } = {},
+): Omit<OlderInspection, "lockPath" | "pidAlive" | "removed"> {
+  const { pid = null, createdAt = null, maxHoldMs = Infinity } = payload ?? {};
+  const createdAtMs = Date.parse(createdAt ?? "");
+  const ageMs = Number.isNaN(createdAtMs) ? null : Math.max(0, nowMs - createdAtMs);
+  const staleReasons = [
+    pid === null && "missing-pid",
+    ageMs === null && "invalid-createdAt",
+    ageMs !== null && ageMs > staleMs && "too-old",
+    ageMs !== null && respectMaxHold && ageMs > maxHoldMs && "hold-exceeded",
+  ].filter((reason) => reason !== false);
+  return { pid, createdAt, ageMs, stale: staleReasons.length > 0, staleReasons };
+}
+
 export const testing = {
   cleanupSignals: lockTesting.cleanupSignals,
   handleTerminationSignal: lockTesting.handleTerminationSignal,
+  inspectLockPayloadForTest: inspectLockPayload,
   releaseAllLocksSync: lockTesting.releaseAllLocksSync,
   runLockWatchdogCheck: lockTesting.runLockWatchdogCheck,
   resolveRemainingAcquireTimeoutMs,
