@@ -66,7 +66,8 @@ export interface Lock {
   readonly signal: AbortSignal;
   /**
    * Aborts when another acquire begins to wait for this lock: in this process, or in another process or container
-   * that uses this package on a local file system. It costs nothing until the first use of this property.
+   * of the same user that uses this package on a local file system. A call that makes one attempt does not wait.
+   * It costs nothing until the first use of this property.
    */
   readonly wanted: AbortSignal;
   /** The same as `release`, for `await using`. Absent where the runtime has no such symbol. */
@@ -163,7 +164,7 @@ export class LockTimeoutError extends Error {
 
 /** A lock ended before its holder released it. */
 export class LockLostError extends Error {
-  constructor(details: { lockPath: string; how: LockLostError["how"] });
+  constructor(details: { lockPath: string; how: LockLostError["how"]; label?: string | undefined });
   readonly code: "ERR_LOCK_LOST" | "OPENCLAW_SESSION_WRITE_LOCK_LOST";
   /** The lock file. */
   readonly lockPath: string;
@@ -172,6 +173,8 @@ export class LockLostError extends Error {
    * replaced the lock file. `released`: `releaseAllSessionWriteLocks` was called.
    */
   readonly how: "hold-exceeded" | "removed" | "released";
+  /** What the lock was for, if its acquire said so. */
+  readonly label: string | undefined;
 }
 
 /** The codes of errors that do not come from the system. The session functions have their own codes for them. */

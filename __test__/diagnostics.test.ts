@@ -79,6 +79,15 @@ test("a loss is told, although nobody asked the lock for it", async () => {
   await expect(held.release()).rejects.toMatchObject({ code: "ERR_LOCK_LOST" });
 });
 
+test("a loss that only the release finds is told, too", async () => {
+  const file = newFile();
+  const held = await acquireSessionWriteLock({ sessionFile: file });
+  const heard = listen("lost"); // too late for the lock to be watched
+  unlinkSync(held.lockPath);
+  await held.release();
+  expect(heard).toEqual([{ lockPath: held.lockPath, how: "removed" }]);
+});
+
 test("the watchdog tells what it has released", async () => {
   const file = newFile();
   const heard: any[] = listen("watchdog");

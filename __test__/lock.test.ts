@@ -271,6 +271,21 @@ describe("release", () => {
     expect(signal.reason).toMatchObject({ code: "ERR_LOCK_LOST", how: "hold-exceeded" });
   });
 
+  test("rejects when the lock is free, not before, if the watchdog has ended it", async () => {
+    for (let round = 0; round < 100; round += 1) {
+      const { file, folder } = newFile();
+      const held = await lock(file, { maxHoldMs: 1, onWarning() {} });
+      await refusal(async () => {
+        for (;;) {
+          held.signal.throwIfAborted();
+          await new Promise(setImmediate);
+        }
+      });
+      expect((await refusal(() => held.release())).how).toBe("hold-exceeded");
+      expect(readdirSync(folder)).toEqual([]);
+    }
+  });
+
   test("of the session face resolves, as the older module's did", async () => {
     const { file, lockPath } = newFile();
     const held = await acquireSessionWriteLock({ sessionFile: file });
@@ -283,6 +298,42 @@ describe("release", () => {
     expect(release()).toBe(release());
     await release();
   });
+});
+
+test("the watchdog's warning comes from every realm, once", async () => {
+  const agent = await startAgent();
+  const warnings = await agent.run(
+    async ({ require }, file, root) => {
+      const vm = require("node:vm");
+      const fs = require("node:fs");
+      // As a test runner loads modules into a context: with its own `Error`, and this process.
+      const context = vm.createContext({ process, Buffer, URL, AbortController, queueMicrotask, setImmediate, setInterval, setTimeout, performance });
+      const loaded = new Map<string, any>();
+      const load = (name: string): any => {
+        const file = require.resolve(name);
+        if (!loaded.has(file) && file.endsWith(".json")) loaded.set(file, { exports: JSON.parse(fs.readFileSync(file, "utf8")) });
+        if (!loaded.has(file)) {
+          const module = { exports: {} };
+          loaded.set(file, module);
+          const source = `(function (module, exports, require, __dirname) {${fs.readFileSync(file, "utf8")}\n})`;
+          const dirname = require("node:path").dirname(file);
+          const inner = (name: string) =>
+            name.startsWith(".") ? load(require.resolve(name, { paths: [dirname] })) : require(name);
+          vm.runInContext(source, context, { filename: file })(module, module.exports, inner, dirname);
+        }
+        return loaded.get(file).exports;
+      };
+      const warnings: string[] = [];
+      process.on("warning", ({ code }: any) => warnings.push(code));
+      const held = await load(`${root}/index.js`).lock(file, { maxHoldMs: 10 });
+      while (warnings.length === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+      await held.release().catch(() => {});
+      return warnings;
+    },
+    newFile().file,
+    root,
+  );
+  expect(warnings).toEqual(["LOCK_HOLD_EXCEEDED"]);
 });
 
 describe("withLock", () => {
@@ -412,6 +463,16 @@ describe("a label", () => {
     expect(await inspectLock(file)).toMatchObject({ label, holder: { label }, verdict: "held" });
     expect(heldLocks()).toMatchObject([{ lockPath, label }]);
   });
+});
+
+test("a label can do nothing to a terminal", async () => {
+  const { file } = newFile();
+  await take(file, { label: "\u009b31m \u202e x" });
+  const general = await refusal(() => lock(file, { timeoutMs: 0 }));
+  const session = await refusal(() => acquireSessionWriteLock({ sessionFile: file, timeoutMs: 1 }));
+  for (const { message, owner } of [general, session]) {
+    expect(message + owner).not.toMatch(/[\p{Cc}\p{Cf}]/u);
+  }
 });
 
 describe("inspectLock", () => {

@@ -4,12 +4,12 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { text } from "node:stream/consumers";
 import { describe, expect, onTestFinished, test } from "vitest";
 
-import { root, temporaryFolder } from "./support.js";
+import { root, temporaryFolder, testWith, until } from "./support.js";
 
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
@@ -84,6 +84,54 @@ describe("beside", () => {
   });
 });
 
+describe("signal-exit that does not end the process", () => {
+  test("by a hook that says no keeps the general locks and what waits", async () => {
+    const script = `
+      require("signal-exit").onExit(() => { setTimeout(tell, 20); return true; });
+      const held = await lock.lock(sessionFile);
+      const session = await lock.acquireSessionWriteLock({ sessionFile: sessionFile + "2" });
+      const next = lock.lock(sessionFile);
+      async function tell() {
+        console.log(held.held, session.held);
+        await held.release();
+        console.log((await next).held);
+        process.exit(0);
+      }
+      ready();`;
+    const { code, lines } = await end(script, "SIGTERM");
+    // The session lock is gone, as with the older module.
+    expect({ code, lines }).toEqual({ code: 0, lines: ["true false", "true"] });
+  });
+
+  test("because its listeners were removed leaves the program's listener to decide", async () => {
+    const script = `
+      require("signal-exit").onExit(() => {});
+      process.removeAllListeners("SIGTERM");
+      const held = await lock.acquireSessionWriteLock({ sessionFile, handleSignals: "if-alone" });
+      process.on("SIGTERM", () => { console.log(held.held); process.exit(0); });
+      ready();`;
+    expect((await end(script, "SIGTERM")).lines).toEqual(["true"]);
+  });
+});
+
+testWith("pid namespaces")("the first process of a container exits by SIGTERM, and its lock goes", async () => {
+  const sessionFile = path.join(temporaryFolder(), "chat.jsonl");
+  const source = `
+    require(${JSON.stringify(root)}).acquireSessionWriteLock({ sessionFile: ${JSON.stringify(sessionFile)} });
+    setInterval(() => {}, 1000);
+    console.log(process.pid);`;
+  const args = ["-pfm", "--mount-proc", "--kill-child", process.execPath, "-e", source];
+  const child = spawn("unshare", args, { stdio: ["ignore", "pipe", "inherit"] });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  const [pid] = await once(child.stdout, "data");
+  expect(String(pid)).toBe("1\n");
+  await until("it has the lock", () => existsSync(`${sessionFile}.lock`));
+  const [node] = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8").split(" ");
+  process.kill(Number(node), "SIGTERM");
+  const [code] = await once(child, "exit");
+  expect({ code, isLocked: existsSync(`${sessionFile}.lock`) }).toEqual({ code: 143, isLocked: false });
+});
+
 describe("a program that drains on SIGTERM", () => {
   const drain = 'process.on("SIGTERM", () => { console.log(`locked: ${isLocked()}`); process.exit(0); });';
 
@@ -134,6 +182,17 @@ describe("a listener of exit", () => {
     ["after the lock, once", `${GENERAL} ${tell.replace(".on", ".once")} await null; process.exit();`],
     ["between two locks", `${GENERAL} ${tell} await lock.lock(sessionFile + "2"); process.exit();`],
     ["after the session lock", `${SESSION} ${tell} setTimeout(() => {}, 5);`],
+    [
+      "beside another one that wants to be last",
+      `const mine = () => {};
+       process.on("exit", mine);
+       process.on("newListener", (event, listener) => {
+         if (event === "exit" && listener !== mine) {
+           queueMicrotask(() => { process.off("exit", mine); process.on("exit", mine); });
+         }
+       });
+       ${GENERAL} ${tell} await new Promise(setImmediate); process.exit();`,
+    ],
   ])("that was added %s still runs under the lock", async (_, script) => {
     const { lines, isLocked } = await end(script);
     expect({ lines, isLocked }).toEqual({ lines: ["locked: true"], isLocked: false });

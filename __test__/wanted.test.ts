@@ -171,11 +171,13 @@ describe("a holder is not told", () => {
     const sessionFile = newFile();
     const held = await acquireSessionWriteLock({ sessionFile });
     const { wanted } = held;
+    await expect(lock(sessionFile, { timeoutMs: 0 })).rejects.toThrow();
     expect(tryLock(sessionFile)).toBe(null);
     const shared = await acquireSessionWriteLock({ sessionFile });
     const agent = await startAgent();
     await agent.run(async ({ lock: api }, file) => {
       await api.inspectLock(file);
+      await api.lock(file, { timeoutMs: 0 }).catch(() => {});
       api.tryLock(file);
     }, sessionFile);
     await delay(100);

@@ -78,9 +78,9 @@ function warn({ handles, ...exceeded }) {
 
 const WARNING_CODE = "LOCK_HOLD_EXCEEDED";
 
-/** Forgets the listeners of locks that are not held any more. */
+/** Forgets the listeners of locks that were all released at once. Their loss is still to be told. */
 function forgetReleased() {
-  for (const listeners of [lossListeners, waiterListeners, warningListeners]) {
+  for (const listeners of [waiterListeners, warningListeners]) {
     for (const handle of listeners.keys()) {
       if (!native.isRegistered(handle)) {
         listeners.delete(handle);
