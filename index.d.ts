@@ -451,6 +451,8 @@ export interface SessionLockProcess {
   readonly witness: "flock" | "open-for-writing" | null;
   /** Whether it is the process in the record. A child can inherit a lock from that process. */
   readonly isWriter: boolean;
+  /** Whether it is stopped, by a signal such as SIGSTOP or by a debugger. SIGCONT continues it after a signal. */
+  readonly isStopped: boolean;
 }
 
 /** What was found out about a lock file. */

@@ -176,6 +176,7 @@ export interface UserFound {
   /** Absent for a waiter. */
   witness?: string
   isWriter: boolean
+  isStopped: boolean
 }
 
 /** The processes of a lock. */

@@ -201,6 +201,7 @@ describe("status", () => {
           command: expect.stringContaining("agent.cjs"),
           witness: "flock",
           isWriter: true,
+          isStopped: false,
         },
       ],
       waiters: [],

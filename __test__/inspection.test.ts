@@ -102,12 +102,24 @@ describe("the processes of a lock", () => {
         command: expect.stringContaining("agent.cjs"),
         witness: "open-for-writing",
         isWriter: true,
+        isStopped: false,
       },
     ]);
     expect(inspection).toMatchObject({ waiters: [], ground: "open-for-writing" });
     expect(await inspectSessionLock(sessionFile)).not.toHaveProperty("holders");
     const { locks } = await cleanStaleLockFiles({ sessionsDir: path.dirname(sessionFile), processes: true });
     expect(locks[0]!.holders).toEqual(inspection.holders);
+  });
+
+  test("say which of them are stopped", async () => {
+    const { sessionFile } = newSession();
+    const holder = await Agent.start();
+    await holder.acquire({ sessionFile });
+    const isStopped = async () => (await inspectSessionLock(sessionFile, { processes: true }))!.holders[0]!.isStopped;
+    process.kill(holder.pid, "SIGSTOP");
+    await until("it is stopped", isStopped);
+    process.kill(holder.pid, "SIGCONT");
+    await until("it goes on", async () => !(await isStopped()));
   });
 
   test("include this very process", async () => {

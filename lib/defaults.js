@@ -1,6 +1,6 @@
 "use strict";
 
-
+/** The defaults of the session functions, in milliseconds: those of the older module. */
 
 const DEFAULT_TIMEOUT_MS = 10_000;
 const DEFAULT_STALE_MS = 30 * 60_000;

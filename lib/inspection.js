@@ -127,8 +127,8 @@ function usersFrom({ holders, waiters, writer }) {
   return { holders: holders.map(processFrom), waiters: waiters.map(processFrom), writer };
 }
 
-function processFrom({ pid, comm = null, command = null, witness = null, isWriter }) {
-  return { pid, comm, command, witness, isWriter };
+function processFrom({ pid, comm = null, command = null, witness = null, isWriter, isStopped }) {
+  return { pid, comm, command, witness, isWriter, isStopped };
 }
 
 /** What the log does with it is the log's business: a sweep doesn't fail for it. */

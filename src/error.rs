@@ -90,7 +90,7 @@ impl<T> Context<T> for crate::os::Result<T> {
 fn advice(errno: Errno, syscall: &str) -> &'static str {
     match (errno, syscall) {
         (Errno::ACCESS, _) => {
-            ": lock files are private to the user who makes them, and made in the session's folder"
+            ": this user must be allowed to search and write the folder, and to read the lock file"
         }
         (Errno::PERM, "rename" | "unlink") => {
             ": in a sticky folder only its owner may remove a dead lock file"

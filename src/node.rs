@@ -406,6 +406,7 @@ pub struct UserFound {
     /// Absent for a waiter.
     pub witness: Option<String>,
     pub is_writer: bool,
+    pub is_stopped: bool,
 }
 
 /// A lock that this process holds.
@@ -546,9 +547,9 @@ impl From<Users> for UsersFound {
 }
 
 impl From<User> for UserFound {
-    fn from(User { pid, name, command, ground, is_writer }: User) -> Self {
+    fn from(User { pid, name, command, is_stopped, ground, is_writer }: User) -> Self {
         let witness = ground.map(|ground| ground.as_str().to_owned());
-        Self { pid, comm: name, command, witness, is_writer }
+        Self { pid, comm: name, command, witness, is_writer, is_stopped }
     }
 }
 

@@ -59,12 +59,12 @@ pub enum Order<C> {
     WaitForTurn(u64, Place),
     /// Block for the flock in the way: [`super::lock::Lock::flock_ended`].
     WaitForFlock(u64, Obstacle),
-    /// End that, and what was ordered before it.
+    /// Ends the wait with this number, and all earlier ones.
     EndWait(u64),
     /// Watch the obstacle; each change is reported by [`super::lock::Lock::stirred`]. The result:
     /// [`super::lock::Lock::watched`].
     Watch(u64, Obstacle),
-    /// End that, and what was ordered before it.
+    /// Ends the watch with this number, and all earlier ones.
     Unwatch(u64),
     /// Check whether the lock is free: [`super::lock::Lock::looked`]. It is not free while the path still
     /// names this obstacle's file.

@@ -28,6 +28,8 @@ pub struct User {
     pub name: Option<String>,
     /// Its command line.
     pub command: Option<String>,
+    /// Whether it is stopped, by a signal or a debugger: a holder that can't release, or a waiter that can't go on.
+    pub is_stopped: bool,
     /// Why it counts as a holder: [`Ground::Flock`] or [`Ground::OpenForWriting`]. `None`: it waits.
     pub ground: Option<Ground>,
     /// Whether it is the process in the record.
@@ -144,8 +146,9 @@ impl Scan {
                 let process = (&details.process, started_ms);
                 Writer::may_be(record, &self.own, process, details.own_pid, details.pid_namespace)
             });
-        let Details { process, command, .. } = details;
-        Some(User { pid, name: process::name_of(process), command, ground, is_writer })
+        let Details { process, command, is_stopped, .. } = details;
+        let name = process::name_of(process);
+        Some(User { pid, name, command, is_stopped, ground, is_writer })
     }
 
     /// A process, and when it started, in milliseconds since the epoch.

@@ -178,6 +178,8 @@ pub struct Details {
     pub running_for_ms: Option<u64>,
     /// Its command line, the words joined by spaces.
     pub command: Option<String>,
+    /// Whether it is stopped: by a signal such as SIGSTOP, or by a debugger.
+    pub is_stopped: bool,
 }
 
 /// The monotonic clock.

@@ -5,7 +5,8 @@
 //! open file description it shows no pid. So each open file is compared by `stat`, and its locks are read from
 //! `fdinfo`.
 //!
-//! Sources: `proc_pid_fd(5)`, `proc_pid_fdinfo(5)`, `proc_locks(5)`, `proc_pid_status(5)`.
+//! Sources: `proc_pid_fd(5)`, `proc_pid_fdinfo(5)`, `proc_locks(5)`, `proc_pid_status(5)`,
+//! `proc_pid_stat(5)`.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -48,11 +49,13 @@ pub fn process_details(pid: i32) -> Option<Details> {
     let entry = ProcEntry::new(pid).ok();
     // From the namespace of `/proc`'s mount inward: the last number is the process's own.
     let numbers = entry.as_ref().and_then(|entry| status_line(entry, b"NSpid:"));
+    let state = entry.as_ref().and_then(|entry| entry.stat().ok()).map(|stat| stat.state);
     Some(Details {
         own_pid: numbers.and_then(|numbers| numbers.split_whitespace().last()?.parse().ok()),
         pid_namespace: namespace(&pid.to_string(), "pid"),
         running_for_ms: process.start_time.and_then(elapsed_since),
         command: command(pid),
+        is_stopped: matches!(state, Some('T' | 't')),
         process,
     })
 }
@@ -193,5 +196,6 @@ mod tests {
         assert_eq!(details.own_pid, Some(own));
         assert!(details.command.unwrap().contains("session_write_lock"));
         assert!(details.running_for_ms.unwrap() < 3_600_000);
+        assert!(!details.is_stopped);
     }
 }
