@@ -105,9 +105,12 @@ const TABLE = [
   "maybe.jsonl | perhaps PID | ? | unknown | nobody has it open, may be new",
   "new.jsonl | unknown | ? | unknown | names no process, may be new",
   "",
-  "12 lock files: 5 dead, 3 held, 4 unknown; `session-write-lock clean` removes what is dead",
+  "12 lock files: 5 dead, 3 held, 4 unknown",
+  "`session-write-lock clean` removes what is dead",
   "",
 ];
+
+const NONE = "No *.jsonl.lock files in .;";
 
 describe("status", () => {
   test("shows who holds what, since when, and how that is known; and removes nothing", async () => {
@@ -152,7 +155,9 @@ describe("status", () => {
 
   test("says so where there are no lock files", async () => {
     const { folder } = newSession();
-    expect(await call(["status"], { cwd: folder })).toMatchObject({ code: 0, stdout: "No lock files in .\n" });
+    expect(await call(["status"], { cwd: folder })).toMatchObject({ code: 0, stdout: `${NONE} --all shows other names\n` });
+    const all = await call(["status", "--all"], { cwd: folder });
+    expect(all).toMatchObject({ code: 0, stdout: "No lock files in .\n" });
     expect((await call(["status", "--json"], { cwd: folder })).stdout).toBe("[]\n");
   });
 
@@ -262,14 +267,17 @@ describe("status", () => {
     leave(path.join(folder, "gone.txt.lock"), { pid: NOBODY, createdAt: ago(HOUR) });
     writeFileSync(path.join(folder, "yarn.lock"), "# yarn lockfile v1\n");
     const options = { cwd: folder };
-    expect((await call(["status"], options)).stdout).toBe("No lock files in .\n");
+    expect((await call(["status"], options)).stdout).toBe(`${NONE} --all shows other names\n`);
     const lines = normal((await call(["status", "--all"], options)).stdout).split("\n");
-    expect(lines.slice(1, 4)).toEqual([
+    expect(lines.slice(1)).toEqual([
       "gone.txt | was PID | 1 h | dead | no such process",
       "config.json | PID (node) COMMAND | AGE | held | holds the flock",
       "",
+      "2 lock files: 1 dead, 1 held",
+      "`session-write-lock clean --all` removes what is dead",
+      "",
     ]);
-    expect((await call(["clean"], options)).stdout).toBe("No lock files in .\n");
+    expect((await call(["clean"], options)).stdout).toBe(`${NONE} --all cleans other names\n`);
     expect((await call(["clean", "--all"], options)).stdout).toMatch("removed gone.txt: ");
     expect(readdirSync(folder).sort()).toEqual(["config.json.lock", "yarn.lock"]);
   });
@@ -309,6 +317,15 @@ describe("on a terminal", () => {
     for (const line of lines.slice(1, 13)) {
       expect(line.slice(column - 2)).toMatch(/^ {2}(held|dead|unknown) /);
     }
+  });
+
+  testOnTerminal("it shows a label rather than the command line and the whole name of the session", async () => {
+    const { folder } = newSession();
+    const sessionFile = path.join(folder, "a-session-with-a-long-name.jsonl");
+    const holder = await Agent.start();
+    await holder.acquire({ sessionFile, label: "backup" });
+    const { stdout } = await call(["status"], { cwd: folder, terminal });
+    expect(stdout).toMatch(`${holder.pid} (node) [backup]`);
   });
 
   testOnTerminal("it has no colours with NO_COLOR", async () => {
@@ -369,7 +386,7 @@ describe("on a terminal", () => {
     async function startWatch() {
       const session = newSession();
       const run = start(["status", "--watch"], { cwd: session.folder, terminal });
-      await run.printed("No lock files in .");
+      await run.printed(NONE);
       return { ...session, run };
     }
 
@@ -390,7 +407,8 @@ describe("on a terminal", () => {
         expect.stringMatching(/^SESSION/),
         expect.stringMatching(/^chat.jsonl .* dead {5}nobody holds its flock$/),
         "",
-        expect.stringMatching(/^1 lock file: 1 dead/),
+        "1 lock file: 1 dead",
+        "`session-write-lock clean` removes what is dead",
         "",
       ]);
     });
@@ -423,7 +441,7 @@ describe("on a terminal", () => {
         // Both, and again: script stops as well when what it runs does, a moment later.
         process.kill(run.process.pid!, "SIGCONT");
         process.kill(pid, "SIGCONT");
-        return run.stdout.split(LEAVE).at(1)?.includes(`${ENTER}\x1b[HNo lock files in .`) ?? false;
+        return run.stdout.split(LEAVE).at(1)?.includes(`${ENTER}\x1b[H${NONE}`) ?? false;
       });
       run.press(CTRL_C);
       expect(await run.ended).toEqual({ code: 0, signal: null });
@@ -435,7 +453,7 @@ describe("status --watch elsewhere than on a terminal", () => {
   test("prints a new table after each change, and none for time that goes by", async () => {
     const { folder, sessionFile } = newSession();
     const run = start(["status", "--watch"], { cwd: folder });
-    await run.printed("No lock files in .\n");
+    await run.printed(NONE);
     const holder = await Agent.start();
     await holder.acquire({ sessionFile });
     await run.printed("1 lock file: 1 held\n");
@@ -444,7 +462,7 @@ describe("status --watch elsewhere than on a terminal", () => {
     run.kill("SIGINT");
     expect(await run.ended).toEqual({ code: 1, signal: null });
     expect(normal(run.stdout).split("\n")).toEqual([
-      "No lock files in .",
+      `${NONE} --all shows other names`,
       "",
       "SESSION | HOLDER | AGE | VERDICT | HOW IT IS KNOWN",
       "chat.jsonl | PID (node) COMMAND | AGE | held | holds the flock",
@@ -454,7 +472,8 @@ describe("status --watch elsewhere than on a terminal", () => {
       "SESSION | HOLDER | AGE | VERDICT | HOW IT IS KNOWN",
       "chat.jsonl | was PID (node) | AGE | dead | nobody holds its flock",
       "",
-      "1 lock file: 1 dead; `session-write-lock clean` removes what is dead",
+      "1 lock file: 1 dead",
+      "`session-write-lock clean` removes what is dead",
       "",
     ]);
   });
@@ -474,7 +493,7 @@ describe("status --watch elsewhere than on a terminal", () => {
   test("goes on when a folder has gone, and says so", async () => {
     const { folder } = newSession();
     const run = start(["status", "--watch", folder]);
-    await run.printed("No lock files");
+    await run.printed("No *.jsonl.lock files in ");
     rmSync(folder, { recursive: true });
     await until("it complains", () => run.stderr.includes("no such folder"));
     mkdirSync(folder);
@@ -545,7 +564,10 @@ describe("clean", () => {
 
   test("with nothing to do says so, and ends with 0", async () => {
     const { folder } = newSession();
-    expect(await call(["clean"], { cwd: folder })).toMatchObject({ code: 0, stdout: "No lock files in .\n" });
+    expect(await call(["clean"], { cwd: folder })).toMatchObject({
+      code: 0,
+      stdout: `${NONE} --all cleans other names\n`,
+    });
   });
 });
 
@@ -624,7 +646,7 @@ describe("why", () => {
         expect(told["What the kernel says"], name).toContain(saying);
       }
       expect(told["Why"], name).toContain(WHY[name]);
-      expect(told["What an acquire would do"], name).toMatch(code === 1 ? /^Take the lock over at once/ : /^Wait/);
+      expect(told["What an acquire would do"], name).toMatch(code === 1 ? /^Take the lock over within 50 ms, if this user may write/ : /^Wait/);
     }
   });
 
@@ -646,8 +668,40 @@ describe("why", () => {
     leave(path.join(folder, "chat.jsonl.lock"), { pid: NOBODY });
     const near = async (name: string) => (await call(["why", name], options)).stderr;
     expect(await near("mian.jsonl")).toBe(complaint("mian.jsonl (did you mean main.jsonl?)"));
-    expect(await near("caht.jsonl.lock")).toBe(complaint("caht.jsonl.lock (did you mean chat.jsonl?)"));
+    expect(await near("caht.jsonl")).toBe(complaint("caht.jsonl (did you mean chat.jsonl?)"));
     expect(await near("other")).toBe(complaint("other"));
+    expect(await near("none/chat.jsonl.lock")).toBe(complaint("none/chat.jsonl.lock (there is no such folder)"));
+  });
+
+  test("tells that a lock file that is not there is not locked, and that a folder is none", async () => {
+    const { folder } = newSession();
+    const gone = await reasons("gone.jsonl.lock", { cwd: folder });
+    expect(gone).toMatchObject({ code: 0, heading: "gone.jsonl.lock is not locked." });
+    for (const name of [".", folder]) {
+      const stderr = `session-write-lock: ${name} is a folder; use \`session-write-lock status\`\n`;
+      expect(await call(["why", name], { cwd: folder })).toMatchObject({ code: 2, stdout: "", stderr });
+    }
+  });
+
+  test.skipIf(isOnFallback)("says how to continue a holder and a waiter that are stopped", async () => {
+    const { sessionFile } = newSession();
+    const [holder, waiter] = await Promise.all([Agent.start(), Agent.start()]);
+    await holder.acquire({ sessionFile });
+    const waits = waiter.acquire({ sessionFile, timeoutMs: Infinity });
+    await untilAsleep(waiter.pid);
+    const stopped = (pid: number) => `Process ${pid} is stopped (SIGSTOP). Continue it with \`kill -CONT ${pid}\`, or end it.`;
+    const advice = async () => (await reasons(sessionFile))["What you can do"]!;
+    process.kill(waiter.pid, "SIGSTOP");
+    await until("the waiter is stopped", async () => (await advice()).endsWith(stopped(waiter.pid)));
+    expect(await advice()).toMatch(`Let process ${holder.pid} finish`);
+    process.kill(holder.pid, "SIGSTOP");
+    await until("the holder is stopped", async () => (await advice()).startsWith(stopped(holder.pid)));
+    expect(await advice()).toMatch("Do not remove the file");
+    process.kill(waiter.pid, "SIGCONT");
+    process.kill(holder.pid, "SIGCONT");
+    await until("both go on", async () => !/is stopped/.test(await advice()));
+    await holder.kill();
+    await waits;
   });
 
   test("tells that a session is not locked", async () => {
@@ -657,8 +711,8 @@ describe("why", () => {
       code: 0,
       heading: "chat.jsonl is not locked.",
       "What the file says": "There is no lock file.",
-      "What an acquire would do": "Take the lock at once.",
-      Why: "A session is locked while its lock file exists.",
+      "What an acquire would do": "Take the lock at once, if this user may write in the folder.",
+      Why: "A file is locked while its lock file exists.",
     });
   });
 
@@ -681,7 +735,9 @@ describe("why", () => {
     expect(told.heading).toMatch("counts as held: it is unknown whether its holder is alive.");
     expect(told["What the file says"]).toMatch("It can't be read.");
     expect(told["What the kernel says"]).toMatch("It refuses: EACCES: ");
-    expect(told["What you can do"]).toMatch("Ask as a user who may read the file");
+    expect(told["What you can do"]).toBe(
+      "Only root can judge this lock. If it is dead, root must run `session-write-lock clean`.",
+    );
   });
 
   test("takes the lock file as well as the session file, and prints JSON", async () => {
@@ -983,12 +1039,12 @@ describe("run", () => {
   });
 
   test.each([
-    ["no command: put it after the session", ["chat.jsonl"]],
-    ["no command: put it after the session", ["chat.jsonl", "--"]],
+    ["no command: put it after the file", ["chat.jsonl"]],
+    ["no command: put it after the file", ["chat.jsonl", "--"]],
     ["-c takes the whole command as one argument", ["chat.jsonl", "-c", "echo", "hello"]],
     ["option '-c <command>' needs an argument", ["chat.jsonl", "-c"]],
-    ["missing argument <session>", []],
-    ["missing argument <session> before --", ["--", "true"]],
+    ["missing argument <file>", []],
+    ["missing argument <file> before --", ["--", "true"]],
     ["option '-w <seconds>' argument 'soon' is invalid. Seconds:", ["-w", "soon", "chat.jsonl", "true"]],
     ["option '--nonblock' takes no argument", ["--nonblock=1", "chat.jsonl", "true"]],
     ["option '--timeout <ms>' argument '1s' is invalid", ["--timeout", "1s", "chat.jsonl", "--", "true"]],
@@ -1082,8 +1138,8 @@ describe("the program", () => {
     ["--help", "status \\[options\\] \\[dir...\\]"],
     ["status --help", "Verdicts:"],
     ["clean --help", "--dry-run"],
-    ["run --help", "session-write-lock run \\[options\\] <session> <command> \\[args...\\]"],
-    ["why --help", "the session file, or its lock file"],
+    ["run --help", "session-write-lock run \\[options\\] <file> <command> \\[args...\\]"],
+    ["why --help", "the file to protect, or its lock file"],
     ["help run", "Exit status"],
   ])("%s tells what one needs, with examples", async (words, text) => {
     const run = await call(words.split(" "));
@@ -1091,6 +1147,7 @@ describe("the program", () => {
     expect(run.stdout).toMatch(new RegExp(text));
     expect(run.stdout).toMatch(/\nExamples:\n|Exit status/);
     expect(run.stdout).not.toContain("\x1b");
+    expect(run.stdout.split("\n").filter((line) => line.length > 80)).toEqual([]);
   });
 
   test("says its version", async () => {
@@ -1103,12 +1160,12 @@ describe("the program", () => {
     [["stauts"], /^session-write-lock: unknown command 'stauts'\n\(Did you mean status\?\)\n/],
     [["status", "--al\x1bl"], /^session-write-lock: unknown option '--al\\x1bl'\n/],
     [["status", "--stale-ms", "-1"], /^session-write-lock: option '--stale-ms <ms>' argument '-1' is invalid\./],
-    [["why"], /^session-write-lock: missing argument <session>\n/],
+    [["why"], /^session-write-lock: missing argument <file>\n/],
     [["why", "a", "b"], /^session-write-lock: too many arguments/],
     [["help", "stauts"], /^session-write-lock: unknown command 'stauts'\n\(Did you mean status\?\)\n/],
     [["--versoin"], /^session-write-lock: unknown option '--versoin'\n\(Did you mean --version\?\)\n/],
     [["status", "--jsn"], /^session-write-lock: unknown option '--jsn'\n\(Did you mean --json\?\)\n/],
-    [["why", ""], /^session-write-lock: path must not be empty\n$/],
+    [["why", ""], /^session-write-lock: file must not be empty\n$/],
   ])("ends with 2 where it is misused: %j", async (words, message) => {
     const run = await call(words);
     expect(run).toMatchObject({ code: 2, stdout: "" });
@@ -1152,7 +1209,7 @@ describe("the program", () => {
   test("ends quietly when nobody reads any more", async () => {
     const { folder } = newSession();
     const run = start(["status", "--watch"], { cwd: folder });
-    await run.printed("No lock files");
+    await run.printed(NONE);
     run.process.stdout!.destroy();
     leave(path.join(folder, "chat.jsonl.lock"), { pid: NOBODY });
     expect(await run.ended).toEqual({ code: 2, signal: null });

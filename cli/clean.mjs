@@ -17,7 +17,7 @@ export async function clean(folders, { dryRun = false, json: asData, staleMs, al
   if (asData) {
     print(json(seen.locks.map(asJson), 2));
   } else {
-    print(...report(seen, dead, { folders, dryRun }));
+    print(...report(seen, dead, { folders, dryRun, all }));
   }
   complain(...failureLines(seen.failures));
   if (seen.failures.length > 0 || (!dryRun && dead.some(isStuck))) {
@@ -50,9 +50,9 @@ function isStuck({ removed, cause }) {
   return !removed && cause !== undefined;
 }
 
-function report(seen, dead, { folders, dryRun }) {
+function report(seen, dead, { folders, dryRun, all }) {
   if (seen.locks.length === 0) {
-    return noLocks(folders, seen);
+    return noLocks(folders, seen, { all, verb: "cleans" });
   }
   const lines = dead.map((each) => `${fate(each, dryRun)} ${sessionName(each)}: ${reason(each)}`);
   return [...lines, ...kept(seen.locks.filter(({ verdict }) => verdict !== "dead")), total(dead, dryRun)];

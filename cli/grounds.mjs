@@ -39,12 +39,20 @@ function whyNot(cause) {
   if (isNoFile({ cause })) {
     return "is no regular file";
   }
+  if (isForeign({ cause })) {
+    return "is no lock file";
+  }
   return cause ? `can't be looked at: ${cause.code ?? "an error"}` : "changes too fast to be judged";
 }
 
 /** Whether something else stands where the lock file belongs: an acquire is refused. */
 export function isNoFile({ cause }) {
-  return cause?.code === "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE";
+  return ["ERR_LOCK_NOT_A_FILE", "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE"].includes(cause?.code);
+}
+
+/** Whether it is another program's file, such as `yarn.lock`: an acquire is refused. */
+export function isForeign({ cause }) {
+  return cause?.code === "ERR_LOCK_FOREIGN_FILE";
 }
 
 /** What decides nothing, but is worth knowing. */

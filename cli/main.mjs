@@ -93,15 +93,15 @@ const COMMANDS = {
     return clean(orHere(folders), options, loadPackage());
   },
 
-  async run(options, [session, ...words], loadPackage) {
+  async run(options, [file, ...words], loadPackage) {
     const command = commandToRun(options, words);
     const { run } = await import("./run.mjs");
-    return run(session, command, options, loadPackage());
+    return run(file, command, options, loadPackage());
   },
 
-  async why(options, [session], loadPackage) {
+  async why(options, [file], loadPackage) {
     const { why } = await import("./why.mjs");
-    return why(session, options, loadPackage());
+    return why(file, options, loadPackage());
   },
 };
 
@@ -111,7 +111,7 @@ function commandToRun({ command }, words) {
     throw usageError("run", "-c takes the whole command as one argument");
   }
   if (command === undefined && words.length === 0) {
-    throw usageError("run", "no command: put it after the session");
+    throw usageError("run", "no command: put it after the file");
   }
   return command === undefined ? words : [process.env.SHELL || "/bin/sh", "-c", command];
 }
@@ -149,7 +149,7 @@ function parse(command, words) {
   }
   const [least, most] = OPERANDS[command];
   if (!options.help && operands.length < least) {
-    throw usageError(command, "missing argument <session>");
+    throw usageError(command, "missing argument <file>");
   }
   if (operands.length > most) {
     throw usageError(command, `too many arguments: ${operands.slice(most).join(" ")}`);
@@ -160,7 +160,7 @@ function parse(command, words) {
 /** What follows is the command of `run`, with its own options: its first word, or `--`. */
 function isEndOfOwnWords({ kind }, operands) {
   if (kind === "option-terminator" && operands.length === 0) {
-    throw usageError("run", "missing argument <session> before --");
+    throw usageError("run", "missing argument <file> before --");
   }
   return operands.length > 0;
 }

@@ -51,6 +51,14 @@ export function describeHolder(inspection) {
   return [named(pid, comm), labelOf(inspection), more, commandLine(command)].filter(Boolean).join(" ");
 }
 
+/** The beginning of that line, up to the label; empty without one. */
+export function labelled(inspection) {
+  const label = labelOf(inspection);
+  const [first] = holdersOf(inspection);
+  const who = first === undefined ? byRecord(inspection) : named(first.pid, first.comm);
+  return label === "" ? "" : `${who} ${label}`;
+}
+
 /** What the holder has called its lock. */
 export function labelOf({ holder }) {
   return typeof holder?.label === "string" && holder.label !== "" ? `[${printable(holder.label)}]` : "";

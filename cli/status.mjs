@@ -5,14 +5,14 @@
 
 import { howKnown } from "./grounds.mjs";
 import { complain, paint, paintVerdict, print, width } from "./output.mjs";
-import { describeHolder } from "./processes.mjs";
-import { asJson, failureLines, noLocks, sessionName, sweep } from "./sweep.mjs";
+import { describeHolder, labelled } from "./processes.mjs";
+import { asJson, cleanCommand, failureLines, isSession, noLocks, sessionName, sweep } from "./sweep.mjs";
 import { fit, table } from "./table.mjs";
 import { count, duration, ERROR, json, NOTHING_DEAD, SOMETHING_DEAD } from "./words.mjs";
 
 const COLUMNS = [
   { title: "SESSION", shrink: 2, keep: "end", text: sessionName },
-  { title: "HOLDER", shrink: 1, most: 80, text: describeHolder },
+  { title: "HOLDER", shrink: 1, most: 80, text: describeHolder, leastOf: widthOfLabelled },
   { title: "WAITING", isNeeded: (locks) => locks.some(hasWaiters), text: ({ waiters }) => `${waiters.length}` },
   { title: "AGE", text: ({ ageMs }) => (ageMs === null ? "?" : duration(ageMs)) },
   { title: "VERDICT", text: ({ verdict }) => verdict, paint: (text) => paintVerdict[text](text) },
@@ -22,6 +22,14 @@ const COLUMNS = [
 /** What needs a person comes first. */
 const ORDER = ["dead", "held", "unknown"];
 
+/** A label says more than a command line: it is cut last, unless it is longer than this. */
+const LONGEST_LABELLED = 30;
+
+function widthOfLabelled(locks) {
+  const widest = Math.max(...locks.map((each) => labelled(each).length));
+  return widest === 0 ? undefined : Math.min(widest, LONGEST_LABELLED);
+}
+
 function hasWaiters({ waiters }) {
   return waiters.length > 0;
 }
@@ -29,7 +37,7 @@ function hasWaiters({ waiters }) {
 export async function status(folders, options, lock) {
   const request = { staleMs: options.staleMs, anyName: options.all, removeStale: false };
   const look = () => sweep(folders, request, lock);
-  const report = (seen) => (options.json ? [jsonOf(seen, options)] : screen(seen, folders));
+  const report = (seen) => (options.json ? [jsonOf(seen, options)] : screen(seen, folders, options));
   if (options.watch) {
     const { watch } = await import("./watch.mjs");
     return exitCode(await watch({ folders, look, report, ...options }));
@@ -52,21 +60,24 @@ function jsonOf({ locks }, { watch: goesOn }) {
   return json(locks.map(asJson), goesOn ? undefined : 2);
 }
 
-/** The table, and a last line that sums it up. */
-function screen(seen, folders) {
+/** The table, and after an empty line what sums it up. */
+function screen(seen, folders, { all }) {
   const locks = ORDER.flatMap((wanted) => seen.locks.filter(({ verdict }) => verdict === wanted));
   if (locks.length === 0) {
-    return noLocks(folders, seen);
+    return noLocks(folders, seen, { all, verb: "shows" });
   }
   const columns = COLUMNS.filter(({ isNeeded }) => isNeeded?.(locks) ?? true);
   const rows = locks.map((each) => columns.map(({ text }) => text(each)));
-  const [header, ...lines] = table(columns, rows, width());
-  return [paint.bold(header), ...lines, "", fit(summary(locks), width())];
+  const sized = columns.map((column) => ({ ...column, least: column.leastOf?.(locks) }));
+  const [header, ...lines] = table(sized, rows, width());
+  return [paint.bold(header), ...lines, "", ...summary(locks).map((line) => fit(line, width()))];
 }
 
 function summary(locks) {
   const having = (wanted) => locks.filter(({ verdict }) => verdict === wanted).length;
   const counts = ORDER.filter((verdict) => having(verdict) > 0).map((verdict) => `${having(verdict)} ${verdict}`);
-  const hint = having("dead") > 0 ? "; `session-write-lock clean` removes what is dead" : "";
-  return `${count(locks.length, "lock file")}: ${counts.join(", ")}${hint}`;
+  const isDead = ({ verdict }) => verdict === "dead";
+  const command = cleanCommand(locks.find((each) => isDead(each) && !isSession(each.lockPath)) ?? locks[0]);
+  const hint = locks.some(isDead) ? [`\`${command}\` removes what is dead`] : [];
+  return [`${count(locks.length, "lock file")}: ${counts.join(", ")}`, ...hint];
 }

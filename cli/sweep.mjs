@@ -51,9 +51,21 @@ export function failureLines(failures) {
 }
 
 /** For a table without rows. Folders that could not be read are in the complaints. */
-export function noLocks(folders, { failures }) {
+export function noLocks(folders, { failures }, { all, verb }) {
   const read = folders.filter((folder) => failures.every((failure) => failure.folder !== folder));
-  return read.length === 0 ? [] : [`No lock files in ${read.map(printable).join(", ")}`];
+  const where = read.map(printable).join(", ");
+  const text = all ? `No lock files in ${where}` : `No *.jsonl.lock files in ${where}; --all ${verb} other names`;
+  return read.length === 0 ? [] : [text];
+}
+
+/** Whether a name is a session's or its lock file's: the commands find these without `--all`. */
+export function isSession(name) {
+  return /\.jsonl(\.lock)?$/.test(name);
+}
+
+/** What removes this lock, once it is dead. */
+export function cleanCommand({ lockPath }) {
+  return `session-write-lock clean${isSession(lockPath) ? "" : " --all"}`;
 }
 
 /** Of a session: relative where it is below the current folder. */

@@ -7,11 +7,11 @@ import { eastAsianWidth } from "get-east-asian-width";
 
 const GAP = "  ";
 
-/** A column is not made narrower than this. */
+/** A column is not made narrower than this, unless it says so. */
 const NARROWEST = 10;
 
 /** How many cells of a terminal a text takes. It must be printable. */
-export function widthOf(text) {
+function widthOf(text) {
   let width = 0;
   for (const character of text) {
     width += cellsOf(character);
@@ -44,7 +44,7 @@ export function fit(text, width, keep = "start") {
 
 /**
  * The lines of a table. A column has a `title`, may have a `shrink` order (1 gives way first), a
- * width that it has `most`, what to `keep` of a text that is cut, and a `paint` for its cells.
+ * width that it has `most`, one that it has at `least` if it gives way, what to `keep` of a text that is cut, and a `paint` for its cells.
  * `width` is that of the terminal.
  */
 export function table(columns, rows, width = Infinity) {
@@ -64,7 +64,8 @@ function shrink(columns, widths, width) {
   for (const { index } of givers.sort((a, b) => a.shrink - b.shrink)) {
     const total = widths.reduce((sum, each) => sum + each, GAP.length * (widths.length - 1));
     const surplus = Math.max(0, total - width);
-    widths[index] -= Math.min(surplus, Math.max(0, widths[index] - NARROWEST));
+    const least = columns[index].least ?? NARROWEST;
+    widths[index] -= Math.min(surplus, Math.max(0, widths[index] - least));
   }
 }
 

@@ -155,6 +155,11 @@ const CLEAR_BELOW = "\x1b[J";
 /** So many complaints are kept on the screen where there is no room for all. */
 const MOST_COMPLAINTS = 2;
 
+/** How many lines sum the table up: those after the empty line. */
+function summaryLength(lines) {
+  return lines.length - 1 - lines.lastIndexOf("");
+}
+
 /** A terminal: the table stays where it is, and is written over. */
 class Screen {
   #lines = [];
@@ -173,7 +178,8 @@ class Screen {
   show(lines, { failures }) {
     const complaints = failureLines(failures);
     this.#lines = [...lines, ...complaints];
-    this.#footLength = Math.min(complaints.length, MOST_COMPLAINTS) + 1;
+    this.#footLength = Math.min(complaints.length, MOST_COMPLAINTS);
+    this.#footLength += summaryLength(lines);
     this.#draw();
   }
 

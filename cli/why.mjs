@@ -3,13 +3,14 @@
  * says, what an acquire would do, and why. It puts the facts of an inspection into words.
  */
 
-import { lstatSync, readdirSync } from "node:fs";
+import { lstatSync, readFileSync, readdirSync } from "node:fs";
 import path from "node:path";
 
-import { isNoFile } from "./grounds.mjs";
+import { DEFAULT_STALE_MS } from "../lib/defaults.js";
+import { isForeign, isNoFile } from "./grounds.mjs";
 import { complain, paint, print, wrap } from "./output.mjs";
 import { commandLine, ELSEWHERE, holdersOf, labelOf, named } from "./processes.mjs";
-import { asJson, sessionName } from "./sweep.mjs";
+import { asJson, cleanCommand, isSession, sessionName } from "./sweep.mjs";
 import {
   duration,
   ERROR,
@@ -21,45 +22,63 @@ import {
   SOMETHING_DEAD,
 } from "./words.mjs";
 
-const DEFAULT_STALE_MS = 30 * 60_000;
-
-export async function why(session, { json: asData, staleMs = DEFAULT_STALE_MS }, lock) {
-  const inspection = await lock.inspectSessionLock(session, { staleMs, processes: true });
-  const isMissing = inspection === null && !exists(session.replace(/\.lock$/, ""));
+export async function why(file, { json: asData, staleMs = DEFAULT_STALE_MS }, lock) {
+  const inspection = await inspect(file, { staleMs, processes: true }, lock);
+  const complaint = inspection === null && complaintAbout(file);
   if (asData) {
     print(json(inspection && asJson(inspection), 2));
   } else if (inspection !== null) {
-    print(...(isNoFile(inspection) ? storyOfNoFile(inspection) : story(inspection, staleMs)));
-  } else if (!isMissing) {
-    print(...storyOfNothing(session));
+    print(...storyOf(inspection, staleMs));
+  } else if (!complaint) {
+    print(...storyOfNothing(file));
   }
-  if (isMissing) {
-    complain(`no such session: ${printable(session)}${hint(session)}`);
+  if (complaint) {
+    complain(complaint);
     return ERROR;
   }
   return exitCode(inspection);
 }
 
+/** By the rules of the face that locks such files. The two differ in what they take for a lock file. */
+function inspect(file, options, lock) {
+  return isSession(file) ? lock.inspectSessionLock(file, options) : lock.inspectLock(withoutLock(file), options);
+}
+
+/** Of the file or of its lock file: the file. */
+function withoutLock(file) {
+  return file.replace(/\.lock$/, "");
+}
+
 function exitCode(inspection) {
-  if (inspection && isNoFile(inspection)) {
+  if (inspection && (isNoFile(inspection) || isForeign(inspection))) {
     return ERROR;
   }
   return inspection?.verdict === "dead" ? SOMETHING_DEAD : NOTHING_DEAD;
 }
 
-// --- A session that isn't there -------------------------------------------------------------------
+// --- A file that isn't there ----------------------------------------------------------------------
 
-function exists(file) {
-  return lstatSync(file, { throwIfNoEntry: false }) !== undefined;
+/** What is wrong with the name of a file without a lock file. A lock file is gone after its release. */
+function complaintAbout(file) {
+  const status = statusOf(withoutLock(file));
+  if (status?.isDirectory()) {
+    return `${printable(file)} is a folder; use \`session-write-lock status\``;
+  }
+  const isReleased = file.endsWith(".lock") && statusOf(path.dirname(file));
+  return status || isReleased ? undefined : `no such session: ${printable(file)}${hint(file)}`;
+}
+
+function statusOf(file) {
+  return lstatSync(file, { throwIfNoEntry: false });
 }
 
 /** The session that was perhaps meant. */
 function hint(session) {
   const folder = path.dirname(session);
-  if (!exists(folder)) {
+  if (!statusOf(folder)) {
     return " (there is no such folder)";
   }
-  const near = nearest(path.basename(session).replace(/\.lock$/, ""), sessionsIn(folder));
+  const near = nearest(path.basename(session), sessionsIn(folder));
   return near === undefined ? "" : ` (did you mean ${printable(path.join(folder, near))}?)`;
 }
 
@@ -80,10 +99,17 @@ function tell(heading, paragraphs) {
   return [...wrap(heading), ...parts.flatMap(([title, text]) => ["", paint.bold(title), ...wrap(text, "  ")])];
 }
 
+function storyOf(inspection, staleMs) {
+  if (isNoFile(inspection)) {
+    return storyOfNoFile(inspection);
+  }
+  return isForeign(inspection) ? storyOfForeignFile(inspection) : story(inspection, staleMs);
+}
+
 function story(inspection, staleMs) {
   const { verdict } = inspection;
   return tell(HEADINGS[verdict](inspection), [
-    ["What you can do", ADVICE[verdict](inspection)],
+    ["What you can do", sentences(ADVICE[verdict](inspection), aboutStopped(inspection.waiters))],
     ["Which processes have it", sentences(aboutHolders(inspection), aboutWaiters(inspection))],
     ["What the file says", sentences(fileSays(inspection))],
     ["What the kernel says", sentences(aboutFile(inspection), aboutWriter(inspection))],
@@ -118,11 +144,11 @@ function sentences(...parts) {
   return parts.flat().filter(Boolean).join(" ");
 }
 
-function storyOfNothing(session) {
-  return tell(`${printable(session)} is not locked.`, [
+function storyOfNothing(file) {
+  return tell(`${printable(file)} is not locked.`, [
     ["What the file says", "There is no lock file."],
-    ["What an acquire would do", "Take the lock at once."],
-    ["Why", "A session is locked while its lock file exists."],
+    ["What an acquire would do", `Take the lock at once, ${IF_ALLOWED}.`],
+    ["Why", "A file is locked while its lock file exists."],
   ]);
 }
 
@@ -140,6 +166,20 @@ function storyOfNoFile(inspection) {
   ]);
 }
 
+function storyOfForeignFile(inspection) {
+  const { lockPath, cause } = inspection;
+  const [name, lockName] = [sessionName(inspection), printable(path.basename(lockPath))];
+  return tell(`${name} can't be locked: ${lockName} is not a lock file of this package.`, [
+    ["What you can do", `Lock a file of another name. If nobody needs ${lockName}, move it away.`],
+    ["What the file says", `${printable(lockPath)} is not empty, and holds no record of a holder.`],
+    ["What an acquire would do", `Fail at once, with the code ${cause.code}, and leave it as it is.`],
+    [
+      "Why",
+      `The lock file of ${name} would be ${lockName}. It seems to belong to another program, so it is not touched.`,
+    ],
+  ]);
+}
+
 // --- What you can do ------------------------------------------------------------------------------
 
 const KEEP_FILE = "Do not remove the file: a second process would write beside the first.";
@@ -149,18 +189,25 @@ const UNSEEN =
 
 const ADVICE = {
   held: (inspection) => {
-    const pids = holdersOf(inspection).map(({ pid }) => pid);
+    const holders = holdersOf(inspection);
+    const pids = holders.map(({ pid }) => pid);
     if (pids.length === 0) {
       return `${UNSEEN} ${KEEP_FILE}`;
+    }
+    if (holders.some(({ isStopped }) => isStopped)) {
+      return `${aboutStopped(holders)} ${KEEP_FILE}`;
     }
     const who = pids.length === 1 ? `process ${pids[0]}` : `the processes ${pids.join(", ")}`;
     const then = pids.length === 1 ? "then the lock ends too" : "the lock ends with the last of them";
     return `Let ${who} finish, or end ${pids.length === 1 ? "it" : "them"}: ${then}. ${KEEP_FILE}`;
   },
-  dead: () => "Nothing has to be done: it blocks nobody. `session-write-lock clean` removes it, by the rules of a takeover.",
-  unknown: ({ cause, ground, pid, writer }) => {
+  dead: (inspection) =>
+    `Nothing has to be done: it blocks no process of the same user. \`${cleanCommand(inspection)}\` removes it, by ` +
+    "the rules of a takeover.",
+  unknown: (inspection) => {
+    const { cause, ground, pid, writer } = inspection;
     if (cause) {
-      return "Ask as a user who may read the file: its owner, or root.";
+      return adviceOfUnreadable(inspection);
     }
     if (ground === "too-young") {
       return `Wait ${pid === null ? "2 s" : "30 s"} and ask again: if nobody opens the file, the lock is dead then.`;
@@ -169,10 +216,42 @@ const ADVICE = {
   },
 };
 
+/** Who may read the file: as far as that is known. */
+function adviceOfUnreadable(inspection) {
+  const uid = tryTo(() => statusOf(inspection.lockPath)?.uid);
+  if (inspection.cause.code !== "EACCES" || uid === undefined || uid === process.geteuid()) {
+    return "Ask as a user who may read the file: its owner, or root.";
+  }
+  const [who, judges] = uid === 0 ? ["root", "root"] : ["that user", `user ${userName(uid)} or root`];
+  return `Only ${judges} can judge this lock. If it is dead, ${who} must run \`${cleanCommand(inspection)}\`.`;
+}
+
+/** The name of a user; the number where no name is known. */
+function userName(uid) {
+  const lines = tryTo(() => readFileSync("/etc/passwd", "utf8").split("\n")) ?? [];
+  const line = lines.find((each) => each.split(":")[2] === `${uid}`);
+  return line === undefined ? `${uid}` : printable(line.split(":")[0]);
+}
+
+function tryTo(read) {
+  try {
+    return read();
+  } catch {
+    return undefined; // the folder may not be searched, for instance
+  }
+}
+
+function aboutStopped(processes) {
+  const stopped = processes.filter(({ isStopped }) => isStopped);
+  return sentences(
+    stopped.map(({ pid }) => `Process ${pid} is stopped (SIGSTOP). Continue it with \`kill -CONT ${pid}\`, or end it.`),
+  );
+}
+
 const CHECK = "Find out whether the process that wrote the file still runs. If it does not, remove the file.";
 
 const UNPROVED_ADVICE = {
-  unproved: (pid) => `Find out whether process ${pid} wrote the file and still uses the session. If not, remove the file.`,
+  unproved: (pid) => `Find out whether process ${pid} wrote the file and still uses it. If not, remove the file.`,
   "other-namespace": () => `Ask as root, outside of any container: there all processes can be seen. ${CHECK}`,
 };
 
@@ -224,7 +303,7 @@ function fileSays(inspection) {
       : `There is a lock file, ${name}, without a record: it is empty, torn or something else.`;
   }
   const when = createdAt === null ? "" : ` on ${utc(createdAt)}${ago(ageMs)}`;
-  return [`${name} was written${when} by ${recorded(inspection)}.`, promises(holder)];
+  return [`${name} was written${when} by ${recorded(inspection)}.`, promises(inspection)];
 }
 
 function utc(createdAt) {
@@ -246,10 +325,11 @@ function recorded({ pid, comm, writer, holders }) {
   return [`process ${pid}`, comm && `called ${printable(comm)}`, where.trim()].filter(Boolean).join(", ");
 }
 
-function promises({ maxHoldMs, witness }) {
+function promises({ verdict, holder: { maxHoldMs, witness } }) {
+  const isHeld = verdict === "held";
   const said = [
-    maxHoldMs !== undefined && `means to hold the lock for at most ${duration(maxHoldMs)}`,
-    witness === "flock" && "keeps a flock on the file until it releases the lock",
+    maxHoldMs !== undefined && `${isHeld ? "means" : "meant"} to hold the lock for at most ${duration(maxHoldMs)}`,
+    witness === "flock" && `${isHeld ? "keeps" : "promised to keep"} a flock on the file until it releases the lock`,
   ].filter(Boolean);
   return said.length === 0 ? "" : `It ${said.join(", and ")}.`;
 }
@@ -287,13 +367,19 @@ const WRITERS = {
 
 // --- What follows ---------------------------------------------------------------------------------
 
+const IF_ALLOWED = "if this user may write in the folder";
+
+const WAIT =
+  "Wait until the lock is free. It gives up after its own timeoutMs, if it has one, with ERR_LOCK_TIMEOUT " +
+  "(OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT from the session functions).";
+
 const ACTIONS = {
-  held: () =>
-    "Wait until the lock is released or the holder has ended, and give up after its own timeoutMs, with " +
-    "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT. It would not take this lock, however old it is.",
-  dead: () => "Take the lock over at once: within 50 ms.",
+  held: () => `${WAIT} It would not take this lock, however old it is.`,
+  dead: ({ holder }) =>
+    `Take the lock over within 50 ms, ${IF_ALLOWED}.` +
+    (holder === null ? " If the file is not empty, only the session functions do: lock() and run refuse it." : ""),
   unknown: ({ cause }, staleMs) =>
-    "Wait, and give up after its own timeoutMs, with OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT." +
+    WAIT +
     (cause
       ? ""
       : " If nothing changes it would take the lock over in the end: 30 s after the file was last written if " +
@@ -303,7 +389,7 @@ const ACTIONS = {
 
 const DOUBT =
   "Nothing proves that the holder is alive, and nothing proves that it is gone. Doubt counts as alive: waiting for " +
-  "the dead costs time, two holders at once cost the session.";
+  "the dead costs time, two holders at once cost the data.";
 
 const REASONS = {
   flock:
