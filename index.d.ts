@@ -105,7 +105,8 @@ export function tryLock(file: string | URL, options?: TryLockOptions): Lock | nu
  * returned.
  *
  * Pass `lock.signal` to the work. If the lock was lost meanwhile, this rejects with {@link LockLostError}, because the
- * work was not protected to its end. If the function throws, this rejects with its error.
+ * work was not protected to its end; its `cause` is what the function threw, if it threw. Otherwise, if the function
+ * throws, this rejects with its error.
  *
  * A call for the same file inside the function rejects at once with `ERR_LOCK_SELF_DEADLOCK`.
  */
@@ -185,6 +186,11 @@ export const LOCK_ERROR_CODES: {
   readonly SELF_DEADLOCK: "ERR_LOCK_SELF_DEADLOCK";
   /** A folder, a symbolic link, a named pipe, a socket or a device stands at the path of the lock file. */
   readonly NOT_A_FILE: "ERR_LOCK_NOT_A_FILE";
+  /**
+   * A file at the path of the lock file is not a lock file, such as `yarn.lock` for `lock("yarn")`. It was left alone.
+   * The session functions take any such file for a dead lock, as the older module did.
+   */
+  readonly FOREIGN_FILE: "ERR_LOCK_FOREIGN_FILE";
   /** An older process is removing the lock file, and its guard folder (`<lock file>.reclaim`) stays. */
   readonly GUARDED: "ERR_LOCK_GUARDED";
   /** A bug in this package. The lock was given up. */

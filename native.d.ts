@@ -136,7 +136,7 @@ export declare function processStartTime(pid: number): number | null
 /** What an `Error` is made of. */
 export interface Refusal {
   message: string
-  /** `"system"`, `"not-a-file"`, `"guarded"` or `"bug"`. */
+  /** `"system"`, `"not-a-file"`, `"foreign"`, `"guarded"` or `"bug"`. */
   kind: string
   path: string
   /** The errno; absent if the error is not from the kernel. */

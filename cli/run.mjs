@@ -94,18 +94,14 @@ async function tokenOf(sessionFile, lock) {
 async function acquire(sessionFile, { timeout, maxHold, signals }, lock) {
   // The watchdog releases only if the command could not be stopped.
   const maxHoldMs = maxHold === undefined ? Infinity : maxHold + 2 * GRACE_MS;
-  // Zero would mean the default; one attempt is always made.
-  const timeoutMs = Math.max(timeout, 1);
   const notice = announceWait(sessionFile, lock);
   try {
-    return await lock.acquireSessionWriteLock({
-      ...{ sessionFile, timeoutMs, maxHoldMs, signal: signals.whileWaiting, handleSignals: false },
-    });
+    return await lock.lock(sessionFile, { timeoutMs: timeout, maxHoldMs, signal: signals.whileWaiting });
   } catch (error) {
     if (signals.caught) {
       return null;
     }
-    if (error instanceof lock.SessionWriteLockTimeoutError) {
+    if (error instanceof lock.LockTimeoutError) {
       complain(await timeoutMessage(sessionFile, timeout, error, lock));
       return null;
     }

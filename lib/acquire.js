@@ -19,7 +19,7 @@ const { requirePermission } = require("./permission.js");
 /**
  * Waits for a lock. `request` holds the checked options, and the face that asks.
  *
- * No `async` function: what the runtime keeps of one that waits is most of what a waiter costs.
+ * Not an `async` function: its suspended frame would be most of a waiter's memory.
  */
 function acquire(request) {
   try {

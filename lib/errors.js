@@ -46,7 +46,7 @@ class SessionWriteLockTimeoutError extends LockTimeoutError {
 class SessionWriteLockLostError extends LockLostError {
   constructor(details) {
     super(details);
-    this.message = `session write lock lost, ${LOSSES[details.how]}: ${details.lockPath}`;
+    this.message = `session write ${this.message}`;
     this.name = "SessionWriteLockLostError";
     this.code = "OPENCLAW_SESSION_WRITE_LOCK_LOST";
   }
@@ -76,7 +76,7 @@ function timeoutMessage({ timeoutMs, lockPath, holder, owner }) {
   const since = holder?.createdAt === undefined ? "" : ` since ${holder.createdAt}`;
   const label = holder?.label === undefined ? "" : `, for ${quote(holder.label)}`;
   const who = isHeldHere(owner) ? "this very process" : `${pid}${name}`;
-  const advice = "wait longer, or see `npx session-write-lock why`";
+  const advice = `wait longer, or see \`npx session-write-lock why ${quote(lockPath)}\``;
   return `${waited}: ${lockPath} is held by ${who}${since}${label}; ${advice}`;
 }
 
@@ -115,6 +115,7 @@ const GENERAL = {
   LostError: LockLostError,
   refusals: {
     "not-a-file": "ERR_LOCK_NOT_A_FILE",
+    foreign: "ERR_LOCK_FOREIGN_FILE",
     guarded: "ERR_LOCK_GUARDED",
     bug: "ERR_LOCK_BUG",
   },
@@ -178,6 +179,7 @@ const LOCK_ERROR_CODES = Object.freeze({
   LOST: "ERR_LOCK_LOST",
   SELF_DEADLOCK: "ERR_LOCK_SELF_DEADLOCK",
   NOT_A_FILE: "ERR_LOCK_NOT_A_FILE",
+  FOREIGN_FILE: "ERR_LOCK_FOREIGN_FILE",
   GUARDED: "ERR_LOCK_GUARDED",
   BUG: "ERR_LOCK_BUG",
 });

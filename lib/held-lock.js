@@ -2,8 +2,15 @@
 
 /** A lock that this process holds: its object, its end, and what its holder can be told. */
 
-const { clientOf, lossListeners, native, nextTicket, outcomeOf } = require("./client.js");
-const { waiterListeners, warningListeners } = require("./client.js");
+const {
+  clientOf,
+  lossListeners,
+  native,
+  nextTicket,
+  outcomeOf,
+  waiterListeners,
+  warningListeners,
+} = require("./client.js");
 const { publishLoss } = require("./diagnostics.js");
 const { refusalError } = require("./errors.js");
 

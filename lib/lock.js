@@ -60,12 +60,23 @@ async function withLock(file, options, run) {
     result = await context.run([...outer, hold], run, held);
   } catch (error) {
     hold.isOver = true;
-    await held.release().catch(() => {}); // what the function threw matters more
+    await held.release().catch((loss) => throwIfLost(loss, error));
     throw error;
   }
   hold.isOver = true;
   await held.release().catch(warnUnlessLost);
   return result;
+}
+
+/**
+ * The function may have thrown because it heard of the loss. So the loss is told, with what the function threw. Else
+ * that matters more than a lock file that could not be removed.
+ */
+function throwIfLost(loss, cause) {
+  if (loss instanceof GENERAL.LostError) {
+    loss.cause ??= cause;
+    throw loss;
+  }
 }
 
 /**

@@ -37,6 +37,16 @@ pub enum Error {
         kind: FileKind,
     },
 
+    /// A file at the lock file's path is not a lock file. It is not removed.
+    #[error(
+        "'{}' is not a lock file, and was left alone: lock a file of another name, or move it away",
+        path.display()
+    )]
+    Foreign {
+        /// Where.
+        path: PathBuf,
+    },
+
     /// An older process is removing the lock file: its guard folder exists.
     #[error(
         "a process with the older module is removing this lock, and '{}' says so: if no such process \

@@ -141,7 +141,7 @@ pub struct Timeout {
 #[napi(object)]
 pub struct Refusal {
     pub message: String,
-    /// `"system"`, `"not-a-file"`, `"guarded"` or `"bug"`.
+    /// `"system"`, `"not-a-file"`, `"foreign"`, `"guarded"` or `"bug"`.
     pub kind: String,
     pub path: String,
     /// The errno; absent if the error is not from the kernel.
@@ -162,6 +162,8 @@ pub struct WakeUps {
 #[napi]
 pub struct Client {
     environment: Environment,
+    /// Of the general face. It refuses a file that is not a lock file; the session face's names are clear.
+    is_general: bool,
     /// Distinguishes its tickets from those of other copies in the same environment.
     number: u64,
     tell: Tell,
@@ -214,7 +216,7 @@ impl Client {
                 its_tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
             }),
         );
-        Ok(Self { environment, number, tell })
+        Ok(Self { environment, is_general, number, tell })
     }
 
     /// The outcome, if there is one by the time this returns; else it is told under `ticket`.
@@ -239,6 +241,7 @@ impl Client {
             stale_ms: whole_ms(stale_ms),
             max_hold_ms: max_hold_ms.is_finite().then(|| whole_ms(max_hold_ms)),
             label: label.map(Arc::from),
+            spares_foreign: self.is_general,
             allow_reentrant,
         };
         self.now_or_later(request.ticket, |recipient| {
@@ -269,6 +272,7 @@ impl Client {
             stale_ms: whole_ms(stale_ms),
             max_hold_ms: max_hold_ms.is_finite().then(|| whole_ms(max_hold_ms)),
             label: label.map(Arc::from),
+            spares_foreign: self.is_general,
             allow_reentrant,
         };
         match locks::try_acquire(&request) {
@@ -435,7 +439,7 @@ impl Client {
         now_ms: Option<f64>,
         with_users: bool,
     ) -> Inspections {
-        let measure = measure(stale_ms, now_ms);
+        let measure = self.measure(stale_ms, now_ms);
         let path = PathBuf::from(path);
         let progress = Arc::default();
         self.find(ticket, progress, |deliver| sweep::inspect(path, measure, with_users, deliver))
@@ -466,10 +470,18 @@ impl Client {
             removes_dead,
             names: if any_name { Names::Any } else { Names::Sessions },
             with_users,
-            measure: measure(stale_ms, now_ms),
+            measure: self.measure(stale_ms, now_ms),
             progress: Arc::clone(&progress),
         };
         self.find(ticket, progress, |deliver| sweep::start(options, deliver))
+    }
+
+    fn measure(&self, stale_ms: f64, now_ms: Option<f64>) -> Measure {
+        Measure {
+            stale_ms: whole_ms(stale_ms),
+            now_ms: now_ms.map(|now_ms| now_ms as i64),
+            spares_foreign: self.is_general,
+        }
     }
 
     fn find(
@@ -570,10 +582,6 @@ impl From<Held> for HeldHere {
             label: held.label.as_deref().map(str::to_owned),
         }
     }
-}
-
-fn measure(stale_ms: f64, now_ms: Option<f64>) -> Measure {
-    Measure { stale_ms: whole_ms(stale_ms), now_ms: now_ms.map(|now_ms| now_ms as i64) }
 }
 
 fn witness_name(ground: Ground) -> Option<String> {
@@ -703,12 +711,14 @@ fn refusal(error: &Error) -> Refusal {
     let (path, errno, syscall) = match error {
         Error::System { errno, syscall, path } => (path, Some(*errno), Some((*syscall).to_owned())),
         Error::NotAFile { path, .. }
+        | Error::Foreign { path }
         | Error::Guarded { path }
         | Error::Bug { path }
         | Error::Timeout { lock_path: path, .. } => (path, None, None),
     };
     let kind = match error {
         Error::NotAFile { .. } => "not-a-file",
+        Error::Foreign { .. } => "foreign",
         Error::Guarded { .. } => "guarded",
         Error::Bug { .. } => "bug",
         Error::System { .. } | Error::Timeout { .. } => "system",

@@ -104,6 +104,27 @@ impl Record {
     }
 }
 
+/// Whether a file with this content is no lock file: it holds neither a record nor what a crash leaves of one.
+pub fn is_foreign(bytes: &[u8]) -> bool {
+    // A power failure can leave zeros.
+    if bytes.iter().all(|&byte| byte == 0) {
+        return false;
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(fields)) => {
+            !fields.contains_key("pid") && !fields.contains_key("createdAt")
+        }
+        Ok(_) => true,
+        Err(_) => !begins_like_a_record(bytes),
+    }
+}
+
+/// Every writer puts the pid first.
+fn begins_like_a_record(bytes: &[u8]) -> bool {
+    let begins = |start: &[u8]| bytes.iter().zip(start).all(|(one, other)| one == other);
+    begins(b"{\n  \"pid\":") || begins(b"{\"pid\":")
+}
+
 impl DeclaredWitness {
     fn named(name: &str) -> Option<Self> {
         (name == "flock").then_some(Self::Flock)

@@ -15,6 +15,8 @@ use crate::record::Record;
 /// Everything that was seen of a lock file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
+    /// Whether its content is not that of a lock file.
+    pub is_foreign: bool,
     /// The record, if there is one.
     pub record: Option<Record>,
     /// Who has its flock.

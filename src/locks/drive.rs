@@ -455,6 +455,7 @@ mod tests {
                 stale_ms: 60_000,
                 max_hold_ms: Some(60_000),
                 label: None,
+                spares_foreign: false,
                 allow_reentrant: false,
             },
             deadline: None,

@@ -485,6 +485,7 @@ impl<C> Lock<C> {
             label: request.label.clone(),
             limits: Limits::new(request.stale_ms, request.timeout_ms),
             is_held_here: self.hold().is_some(),
+            spares_foreign: request.spares_foreign,
             may_queue: self.may_queue() && !request.is_single_attempt(),
         }
     }

@@ -63,6 +63,8 @@ pub struct Request {
     pub max_hold_ms: Option<u64>,
     /// What the lock is for, in the caller's words.
     pub label: Option<Arc<str>>,
+    /// Whether a file at the lock's path that is not a lock file is refused, not taken for a dead lock.
+    pub spares_foreign: bool,
     /// Whether to share the lock if this environment already holds it.
     pub allow_reentrant: bool,
 }

@@ -27,6 +27,8 @@ pub struct Measure {
     pub stale_ms: u64,
     /// The instant from which ages are reckoned, in milliseconds since the epoch; `None`: now.
     pub now_ms: Option<i64>,
+    /// See [`Claim`].
+    pub spares_foreign: bool,
 }
 
 /// What to sweep, and how.
@@ -365,6 +367,7 @@ impl Measure {
             label: None,
             limits: Limits::new(self.stale_ms, None),
             is_held_here,
+            spares_foreign: self.spares_foreign,
             may_queue: false,
         }
     }

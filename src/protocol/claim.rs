@@ -15,6 +15,8 @@ pub struct Claim {
     pub limits: Limits,
     /// Whether this process holds this lock already. True only in a sweep or an inspection.
     pub is_held_here: bool,
+    /// Whether a file that is not a lock file is refused, not taken for a dead lock.
+    pub spares_foreign: bool,
     /// Whether the contender waits in the queue if the lock is held.
     pub may_queue: bool,
 }

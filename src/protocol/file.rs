@@ -204,6 +204,7 @@ pub fn facts_of(
     let asks = is_trusted && flock != Flock::Theirs;
     let writer = if asks { os::lease(&file.file) } else { Lease::Unanswered };
     let mut facts = Facts {
+        is_foreign: record::is_foreign(&bytes),
         record: Record::decode(&bytes),
         flock,
         writer,

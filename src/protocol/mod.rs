@@ -304,6 +304,10 @@ fn look_at(
         }
         Err(error) => return Err(error),
     };
+    if claim.spares_foreign && facts.is_foreign {
+        unlock(path, &file)?;
+        return Err(Error::Foreign { path: path.to_owned() });
+    }
     let judgement = Box::new(facts.judge(&process::own(), claim.limits, now_ms));
     if judgement.is_alive() {
         // The holder keeps no flock (an older process), so we must not keep its flock either.

@@ -12,7 +12,7 @@ use super::claim::Claim;
 use super::file::{HeldLock, LockFile, facts_of, names, open_regular, remove};
 use super::make::{create_unnamed, finish_or_remove};
 use super::paths::LockPaths;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::os::{self, Errno, Lease};
 use crate::process;
 use crate::verdict::{Flock, Limits};
@@ -125,6 +125,9 @@ fn is_abandoned(path: &Path, file: &LockFile, claim: &Claim) -> Result<bool> {
     let Some(facts) = facts_of(path, file, flock, false)? else {
         return Ok(true);
     };
+    if claim.spares_foreign && facts.is_foreign {
+        return Err(Error::Foreign { path: path.to_owned() });
+    }
     // The maker keeps the file open for writing until it is done: without a writer it is abandoned.
     Ok(match facts.writer {
         Lease::Refused => false,

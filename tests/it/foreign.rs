@@ -160,7 +160,7 @@ fn sweep_all(folder: &Path) {
         removes_dead: true,
         names: sweep::Names::Sessions,
         with_users: false,
-        measure: sweep::Measure { stale_ms: 60_000, now_ms: None },
+        measure: sweep::Measure { stale_ms: 60_000, now_ms: None, spares_foreign: false },
         progress: std::sync::Arc::default(),
     };
     sweep::start(options, Box::new(move |result| sender.send(result).unwrap()));

@@ -117,6 +117,7 @@ impl Session {
             stale_ms: 60_000,
             max_hold_ms: Some(60_000),
             label: None,
+            spares_foreign: false,
             allow_reentrant: true,
         }
     }
@@ -124,7 +125,14 @@ impl Session {
 
 pub fn claim() -> Claim {
     let limits = Limits::new(60_000, Some(100));
-    Claim { max_hold_ms: Some(60_000), label: None, limits, is_held_here: false, may_queue: true }
+    Claim {
+        max_hold_ms: Some(60_000),
+        label: None,
+        limits,
+        is_held_here: false,
+        spares_foreign: false,
+        may_queue: true,
+    }
 }
 
 /// An acquire that is under way.

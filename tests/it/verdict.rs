@@ -23,6 +23,7 @@ fn own() -> Own {
 
 fn seen(record: Record) -> Facts {
     Facts {
+        is_foreign: false,
         record: Some(record),
         flock: Flock::Ours,
         writer: Lease::Granted,

@@ -48,6 +48,7 @@ pub fn claim() -> Claim {
     Claim {
         max_hold_ms: Some(1000),
         label: None,
+        spares_foreign: false,
         limits: Limits::new(1_800_000, Some(10_000)),
         is_held_here: false,
         may_queue: true,

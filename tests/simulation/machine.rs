@@ -402,6 +402,7 @@ fn request(number: u8) -> Request {
         stale_ms: claim().limits.stale_ms,
         max_hold_ms: MAX_HOLD.as_millis().try_into().ok(),
         label: None,
+        spares_foreign: false,
         allow_reentrant: true,
     }
 }

@@ -25,6 +25,7 @@ pub struct Request {
     pub stale_ms: u64,
     pub max_hold_ms: Option<u64>,
     pub label: Option<std::sync::Arc<str>>,
+    pub spares_foreign: bool,
     pub allow_reentrant: bool,
 }
 
