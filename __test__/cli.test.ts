@@ -725,6 +725,21 @@ describe("why", () => {
     expect(told["What an acquire would do"]).toMatch("OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE");
   });
 
+  test("tells that a file is another program's, and ends with 2", async () => {
+    const { folder } = newSession();
+    writeFileSync(path.join(folder, "yarn.lock"), "# yarn lockfile v1\n");
+    for (const name of ["yarn", "yarn.lock"]) {
+      const told = await reasons(name, { cwd: folder });
+      expect(told).toMatchObject({
+        code: 2,
+        heading: "yarn can't be locked: yarn.lock is not a lock file of this package.",
+      });
+      expect(told["What an acquire would do"]).toMatch("Fail at once, with the code ERR_LOCK_FOREIGN_FILE");
+    }
+    expect(await call(["run", "yarn", "true"], { cwd: folder })).toMatchObject({ code: 125 });
+    expect(readFileSync(path.join(folder, "yarn.lock"), "utf8")).toBe("# yarn lockfile v1\n");
+  });
+
   testWith("another user")("tells that a lock file may not be read", async () => {
     const { folder, sessionFile } = newSession();
     const holder = await Agent.start();

@@ -369,15 +369,18 @@ const WRITERS = {
 
 const IF_ALLOWED = "if this user may write in the folder";
 
+/** The verdict on a session's lock file is that of the session functions. */
+const IF_FOREIGN = "lock() and run refuse the file, unless it is empty or holds the beginning of a record.";
+
 const WAIT =
   "Wait until the lock is free. It gives up after its own timeoutMs, if it has one, with ERR_LOCK_TIMEOUT " +
   "(OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT from the session functions).";
 
 const ACTIONS = {
   held: () => `${WAIT} It would not take this lock, however old it is.`,
-  dead: ({ holder }) =>
+  dead: ({ lockPath, holder }) =>
     `Take the lock over within 50 ms, ${IF_ALLOWED}.` +
-    (holder === null ? " If the file is not empty, only the session functions do: lock() and run refuse it." : ""),
+    (holder === null && isSession(lockPath) ? ` ${IF_FOREIGN}` : ""),
   unknown: ({ cause }, staleMs) =>
     WAIT +
     (cause
