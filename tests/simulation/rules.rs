@@ -91,6 +91,24 @@ fn one_comes_again_when_the_first_place_is_free() {
 }
 
 #[test]
+fn a_machine_acquires_again_while_another_waits() {
+    holds(&Cast {
+        name: "queue: a machine acquires again",
+        roles: &[Role::Machine(2), Role::Ours(1), Role::Ours(1)],
+        lead: &[
+            (C, "Pause(Hold)"),
+            (A, "Acquire"),
+            (A, "FlockWait"),
+            (B, "ByteWait"),
+            (C, "End"),
+            (A, "Release"),
+            (A, "ByteAsk"),
+        ],
+        ..TWO
+    });
+}
+
+#[test]
 fn a_file_of_the_users_is_at_the_queues_path() {
     const LINKED: Start = Start { link: Some(Name::Queue), victim: Text::Empty, ..NOTHING };
     const ALONE: Start = Start { foreign_queue: true, ..NOTHING };
