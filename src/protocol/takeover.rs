@@ -55,12 +55,13 @@ pub fn take_over(
         Ok(false) => Ok(false),
         Err(error) => Err(error),
     };
-    if !matches!(replaced, Ok(true)) {
+    let is_replaced = matches!(replaced, Ok(true));
+    if !is_replaced {
         discard(&paths.temporary(), &held.file);
         replaced?;
-        return Ok(Takeover::Lost);
     }
-    // Where not all contenders see each other's flocks, another one may have used the temporary meanwhile.
+    // Where flocks prove nothing, another contender may have used the temporary's name meanwhile, so that one
+    // has moved the other's file. The lock belongs to the one whose file it is.
     match held.is_at_its_path() {
         Ok(true) if promised && notes_reads && is_unread(dead) => Ok(Takeover::Done(held)),
         Ok(true) => Ok(Takeover::Unsettled(held)),

@@ -207,3 +207,77 @@ fn the_temporary_is_a_second_name_of_the_dead_lock() {
     let starts = Starts::Only(&[TWIN]);
     holds(&Cast { name: "takeover: a second name", roles: &[Role::Ours(1)], starts, ..TWO });
 }
+
+// --- The temporary ------------------------------------------------------------------------------
+
+const LEFT: Start = Start { temporary: Some(DEAD_OURS), ..NOTHING };
+const DEAD_AND_LEFT: Start = Start { temporary: Some(DEAD_OURS), ..DEAD_LOCK };
+
+/// Both think it abandoned, one has removed the other's, and both are about to give theirs its name.
+#[test]
+fn two_publish_one_temporary_on_a_mount() {
+    holds(&Cast {
+        name: "temporary: linked twice, on a mount",
+        fs: MOUNT,
+        starts: Starts::Only(&[LEFT]),
+        lead: &[(A, "Unlink(Temporary)"), (B, "Unlink(Temporary)"), (A, "Link("), (B, "Link(")],
+        ..TWO
+    });
+}
+
+#[test]
+fn two_take_over_by_one_temporary_on_a_mount() {
+    holds(&Cast {
+        name: "temporary: renamed twice, on a mount",
+        fs: MOUNT,
+        starts: Starts::Only(&[DEAD_AND_LEFT]),
+        lead: &[(A, "Unlink(Temporary)"), (B, "Unlink(Temporary)"), (A, "Rename("), (B, "Rename(")],
+        ..TWO
+    });
+}
+
+/// One mount, without leases: flocks exclude.
+const ONE_MOUNT: FileSystem = FileSystem { excludes: true, ..MOUNT };
+
+#[test]
+fn one_comes_upon_a_temporary_in_use() {
+    holds(&Cast {
+        name: "temporary: in use",
+        fs: ONE_MOUNT,
+        lead: &[(A, "Link("), (B, "Flock(")],
+        ..TWO
+    });
+}
+
+#[test]
+fn one_comes_upon_a_temporary_that_has_no_flock_yet() {
+    holds(&Cast {
+        name: "temporary: no flock yet",
+        fs: FileSystem { has_unnamed: false, ..EXT4 },
+        lead: &[(A, "Flock("), (B, "Flock(")],
+        ..TWO
+    });
+}
+
+#[test]
+fn one_judges_a_temporary_that_another_has_removed() {
+    holds(&Cast {
+        name: "temporary: removed when it is judged",
+        fs: ONE_MOUNT,
+        starts: Starts::Only(&[LEFT]),
+        lead: &[(B, "Flock("), (A, "Link(")],
+        ..TWO
+    });
+}
+
+#[test]
+fn the_temporary_is_removed_by_hand() {
+    holds(&Cast {
+        name: "temporary: removed by hand",
+        fs: FileSystem { has_unnamed: false, ..EXT4 },
+        starts: Starts::Only(&[NOTHING, DEAD_LOCK]),
+        removals: 1,
+        lead: &[(A, "CreateNew(Temporary)")],
+        ..TWO
+    });
+}
