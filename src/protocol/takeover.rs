@@ -100,18 +100,12 @@ fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
         let _ = os::unlink(&paths.temporary()); // else the next takeover sweeps it
         return Ok(true);
     }
-    // It is an older process's new lock: put it back. If somebody removed our file from the path meanwhile,
-    // there is nothing to exchange with: link the lock back, unless the path is taken again.
+    // It is an older process's new lock: put it back. If the path is vacant by now, somebody has removed our
+    // file there, and meant that lock: it is released, or as lost as without us.
     match os::exchange(&paths.temporary(), paths.lock()) {
-        Err(Errno::NOENT) => match os::link(&paths.temporary(), paths.lock()) {
-            Ok(()) => os::unlink(&paths.temporary()),
-            Err(Errno::EXIST | Errno::NOENT) => Ok(()),
-            other => other,
-        },
-        other => other,
+        Ok(()) | Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno).during("rename", paths.lock()),
     }
-    .during("rename", paths.lock())?;
-    Ok(false)
 }
 
 /// Moves the temporary over the lock file. `false` if the temporary is gone.
