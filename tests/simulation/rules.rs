@@ -65,6 +65,26 @@ fn one_leaves_a_queue_file_that_another_has_removed() {
 }
 
 #[test]
+fn two_join_a_queue_file_that_is_being_removed() {
+    holds(&Cast {
+        name: "queue: two join while it is removed",
+        roles: &[Role::Ours(2), Role::Ours(1), Role::Ours(1)],
+        lead: &[
+            (A, "Pause(Hold)"),
+            (B, "FlockWait"),
+            (B, "GiveUp"),
+            (B, "Unlink(Queue)"),
+            (C, "ByteWait"),
+            (A, "ByteWait"),
+            (B, "End"),
+            (C, "ByteAsk"),
+            (A, "ByteAsk"),
+        ],
+        ..TWO
+    });
+}
+
+#[test]
 fn two_leave_the_queue_at_once() {
     holds(&Cast {
         name: "queue: two leave at once",
@@ -118,6 +138,14 @@ fn a_file_of_the_users_is_at_the_queues_path() {
         lead: &[(A, "Pause(Hold)")],
         ..TWO
     });
+}
+
+/// Where locks prove nothing, no queue keeps an order.
+#[test]
+fn a_queue_file_on_a_mount_is_not_used() {
+    const LEFT_QUEUE: Start = Start { queue: true, ..NOTHING };
+    let starts = Starts::Only(&[NOTHING, LEFT_QUEUE]);
+    holds(&Cast { name: "queue: on a mount", fs: MOUNT, starts, ..TWO });
 }
 
 /// The next one wakes up once, when the lock is free.
