@@ -228,28 +228,26 @@ pub const NOTHING: Start = Start {
 
 impl Starts {
     pub fn all(self) -> Vec<Start> {
-        let by_the_dead = DEAD_OURS;
-        let empty = NOTHING;
         match self {
             Self::Only(starts) => starts.to_vec(),
-            Self::Empty => vec![empty],
+            Self::Empty => vec![NOTHING],
             Self::Links => [Name::Lock, Name::Queue, Name::Temporary]
                 .into_iter()
                 .flat_map(|name| {
-                    let link = Start { link: Some(name), ..empty };
-                    let dead = (name != Name::Lock).then_some(by_the_dead);
+                    let link = Start { link: Some(name), ..NOTHING };
+                    let dead = (name != Name::Lock).then_some(DEAD_OURS);
                     [link, Start { lock: dead, ..link }]
                 })
                 .collect(),
             Self::Dead => {
-                let dead = Start { lock: Some(by_the_dead), ..empty };
-                let older = Start { lock: Some(DEAD_OLDER), ..empty };
-                let torn = Start { lock: Some(Text::Torn), ..empty };
-                let with_temporary = |start| Start { temporary: Some(by_the_dead), ..start };
+                let dead = Start { lock: Some(DEAD_OURS), ..NOTHING };
+                let older = Start { lock: Some(DEAD_OLDER), ..NOTHING };
+                let torn = Start { lock: Some(Text::Torn), ..NOTHING };
+                let with_temporary = |start| Start { temporary: Some(DEAD_OURS), ..start };
                 let with_queue = |start| Start { queue: true, ..start };
                 let alone = [dead, older, torn];
                 let more = [with_temporary(dead), with_temporary(older), with_queue(dead)];
-                [&alone[..], &more, &[with_temporary(empty), with_queue(empty)]].concat()
+                [&alone[..], &more, &[with_temporary(NOTHING), with_queue(NOTHING)]].concat()
             }
         }
     }

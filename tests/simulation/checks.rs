@@ -1,6 +1,6 @@
 //! What is promised, asked of every state and every call.
 
-use crate::kernel::{Call, Held, Ino, Kernel, Name, Text};
+use crate::kernel::{Call, Fd, Held, Ino, Kernel, Name, Open, Text};
 use crate::world::{Life, Play, Stage, World};
 
 /// The lock file of a holder: it is flocked by one of ours, and open for writing by an older process.
@@ -8,7 +8,7 @@ fn held_file(play: &Play, world: &World, p: usize) -> Option<Ino> {
     if world.lives[p].stage != Stage::Holds {
         return None;
     }
-    let is_it = |open: &&crate::kernel::Open| {
+    let is_it = |open: &&Open| {
         let is_locked = play.role(p).is_older() || open.flock == Held::Exclusive;
         let is_queue = open.ino == world.kernel.ino(Name::Queue);
         open.ino != 0 && open.writes && is_locked && !is_queue
@@ -105,9 +105,13 @@ fn in_queue(play: &Play, world: &World) -> u8 {
         let mut calls = play.destinations(world, *p);
         let waits = calls.any(|call| matches!(call, Call::ByteWait(..) | Call::FlockWait(_)));
         let fds = &world.kernel.processes[*p].fds;
-        let has_place =
-            fds.iter().any(|open| open.exclusive_bytes != 0 && (waits || open.ino == queue));
-        has_place && world.lives[*p].stage == Stage::Wants
+        // Who has locked all bytes removes the file; a machine may be about to leave for one that has gone.
+        let is_left = |fd| play.destinations(world, *p).any(|call| call == Call::ByteUnlock(fd));
+        let is_place = |(fd, open): (Fd, &Open)| {
+            let is_one = !matches!(open.exclusive_bytes, 0 | u32::MAX);
+            is_one && (waits || open.ino == queue) && !is_left(fd)
+        };
+        world.lives[*p].stage == Stage::Wants && (0..).zip(fds).any(is_place)
     };
     (0..play.cast.roles.len()).filter(is_in_it).fold(0, |mask, p| mask | 1 << p)
 }
