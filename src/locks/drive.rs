@@ -318,7 +318,6 @@ fn carry_out(paths: &LockPaths, order: Order<Caller>) -> Todo {
         Order::StartAnew(_) | Order::Lost(..) => {} // done when they were noted
         Order::Leave(place) => leave(place),
         Order::Close(obstacle) => drop(obstacle),
-        Order::ClosePlace(place) => drop(place),
     }
     report(paths, |_, _| {})
 }

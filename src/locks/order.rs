@@ -89,8 +89,6 @@ pub enum Order<C> {
     Leave(Place),
     /// Close the obstacle's file.
     Close(Obstacle),
-    /// Close this queue file. We have left the queue already.
-    ClosePlace(Place),
 }
 
 /// A hold that the watchdog ended.

@@ -41,8 +41,9 @@ fn publish_from_temporary(paths: &LockPaths, claim: &Claim) -> Result<Option<Hel
     let linked = os::link(&paths.temporary(), paths.lock());
     discard(&paths.temporary(), &held.file);
     match linked {
-        Ok(()) => Ok(held.is_at_its_path()?.then_some(held)),
-        Err(Errno::EXIST | Errno::NOENT) => Ok(None),
+        // Where flocks prove nothing, another contender may have taken the temporary's name away from us or
+        // we from it, so that one has linked the other's file. The lock belongs to the one whose file it is.
+        Ok(()) | Err(Errno::EXIST | Errno::NOENT) => Ok(held.is_at_its_path()?.then_some(held)),
         Err(errno) if has_no_links(errno) => publish_in_place(paths, claim),
         Err(errno) => Err(errno).during("link", paths.lock()),
     }

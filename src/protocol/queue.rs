@@ -98,31 +98,18 @@ impl Place {
     /// Opens the queue file.
     fn open(paths: &LockPaths) -> Option<Self> {
         let path = paths.queue();
-        for _ in 0..ROUNDS {
-            // `lstat` before `open`: opening a device can have side effects.
-            if os::status_at(&path).is_ok_and(|found| !is_usable(&found)) {
-                return None;
-            }
-            let file = os::create_or_open(&path).ok()?;
-            let status = os::status_of(&file).ok()?;
-            if status.names == 0 {
-                continue; // removed since
-            }
-            if !is_usable(&status) || !os::is_trusted(&file, status.id) {
-                return None;
-            }
-            let file = os::reopen_for_writing(&file).ok()?;
-            let paths = paths.clone();
-            return Some(Self {
-                paths,
-                file,
-                id: status.id,
-                byte: None,
-                has_turn: false,
-                blank: None,
-            });
+        // `lstat` before `open`: opening a device can have side effects.
+        if os::status_at(&path).is_ok_and(|found| !is_usable(&found)) {
+            return None;
         }
-        None
+        let file = os::create_or_open(&path).ok()?;
+        let status = os::status_of(&file).ok()?;
+        if !is_usable(&status) || !os::is_trusted(&file, status.id) {
+            return None;
+        }
+        let file = os::reopen_for_writing(&file).ok()?;
+        let paths = paths.clone();
+        Some(Self { paths, file, id: status.id, byte: None, has_turn: false, blank: None })
     }
 
     /// Joins the queue if we have no place yet, and asks whether it is our turn.

@@ -56,12 +56,13 @@ pub fn take_over(
         Ok(false) => Ok(false),
         Err(error) => Err(error),
     };
-    if !matches!(replaced, Ok(true)) {
+    let is_replaced = matches!(replaced, Ok(true));
+    if !is_replaced {
         discard(&paths.temporary(), &held.file);
         replaced?;
-        return Ok(Takeover::Lost);
     }
-    // Where not all contenders see each other's flocks, another one may have used the temporary meanwhile.
+    // Where flocks prove nothing, another contender may have used the temporary's name meanwhile, so that one
+    // has moved the other's file. The lock belongs to the one whose file it is.
     match held.is_at_its_path() {
         Ok(true) if promised && notes_reads && is_unread(dead) => Ok(Takeover::Done(held)),
         Ok(true) => Ok(Takeover::Unsettled(held)),
@@ -100,18 +101,12 @@ fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
         let _ = os::unlink(&paths.temporary()); // else the next takeover sweeps it
         return Ok(true);
     }
-    // It is an older process's new lock: put it back. If somebody removed our file from the path meanwhile,
-    // there is nothing to exchange with: link the lock back, unless the path is taken again.
+    // It is an older process's new lock: put it back. If the path is vacant by now, somebody has removed our
+    // file there, and meant that lock: it is released, or as lost as without us.
     match os::exchange(&paths.temporary(), paths.lock()) {
-        Err(Errno::NOENT) => match os::link(&paths.temporary(), paths.lock()) {
-            Ok(()) => os::unlink(&paths.temporary()),
-            Err(Errno::EXIST | Errno::NOENT) => Ok(()),
-            other => other,
-        },
-        other => other,
+        Ok(()) | Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno).during("rename", paths.lock()),
     }
-    .during("rename", paths.lock())?;
-    Ok(false)
 }
 
 /// Moves the temporary over the lock file. `false` if the temporary is gone.

@@ -62,16 +62,12 @@ fn create_unless_used(
 ) -> Result<Option<HeldLock>> {
     let path = &paths.temporary();
     for _ in 0..ROUNDS {
-        let file = match os::create_new(path) {
-            Ok(file) => file,
-            Err(Errno::EXIST) if sweep(path, claim, dead)? => continue,
+        match os::create_new(path) {
+            // On a mount the name can be gone by now. The caller notices at the end, by what is at the path.
+            Ok(file) => return finish_or_remove(path, paths, claim, &file).map(Some),
+            Err(Errno::EXIST) if sweep(path, claim, dead)? => {}
             Err(Errno::EXIST) => return Ok(None),
             Err(errno) => return Err(errno).during("open", path),
-        };
-        let held = finish_or_remove(path, paths, claim, &file)?;
-        // Another contender may have removed the file as abandoned before it was flocked.
-        if names(path, &held.file, None)? {
-            return Ok(Some(held));
         }
     }
     Ok(None)

@@ -170,6 +170,10 @@ pub struct Cast {
     pub removals: u8,
     /// Alarms of a machine that nothing rests on, and ends of environments.
     pub alarms: u8,
+    /// How it begins, see [`Play::begin`](crate::world::Play::begin).
+    pub lead: &'static [(usize, &'static str)],
+    /// A call that nobody has to make after that, or a part of its words.
+    pub spares: &'static str,
 }
 
 /// What stands in the folder.
@@ -181,45 +185,71 @@ pub enum Starts {
     Dead,
     /// A hard link to a file of the user's, at each of the paths.
     Links,
+    /// These.
+    Only(&'static [Start]),
 }
 
-pub const EXT4: FileSystem =
-    FileSystem { is_trusted: true, has_unnamed: true, exchanges: true, reuses_numbers: true };
+pub const EXT4: FileSystem = FileSystem {
+    is_trusted: true,
+    excludes: true,
+    has_unnamed: true,
+    exchanges: true,
+    reuses_numbers: true,
+};
 
 /// One start: what is at each path.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Start {
     pub lock: Option<Text>,
     pub temporary: Option<Text>,
+    /// The temporary's name is a second name of the lock file.
+    pub has_twin: bool,
     pub queue: bool,
+    /// The queue file is the user's own, and is not empty.
+    pub foreign_queue: bool,
     /// The victim has this second name.
     pub link: Option<Name>,
+    /// What is in the victim.
+    pub victim: Text,
 }
+
+/// The record of a process that has ended: this package's, and the older module's.
+pub const DEAD_OURS: Text = Text::Ours { who: DEAD, token: 0, promises: true };
+pub const DEAD_OLDER: Text = Text::Older { who: DEAD };
+
+/// An empty folder.
+pub const NOTHING: Start = Start {
+    lock: None,
+    temporary: None,
+    has_twin: false,
+    queue: false,
+    foreign_queue: false,
+    link: None,
+    victim: Text::Foreign,
+};
 
 impl Starts {
     pub fn all(self) -> Vec<Start> {
-        let by_the_dead = Text::Ours { who: DEAD, token: 0, promises: true };
-        let empty = Start::default();
         match self {
-            Self::Empty => vec![empty],
+            Self::Only(starts) => starts.to_vec(),
+            Self::Empty => vec![NOTHING],
             Self::Links => [Name::Lock, Name::Queue, Name::Temporary]
                 .into_iter()
                 .flat_map(|name| {
-                    let link = Start { link: Some(name), ..empty };
-                    let dead = (name != Name::Lock).then_some(by_the_dead);
+                    let link = Start { link: Some(name), ..NOTHING };
+                    let dead = (name != Name::Lock).then_some(DEAD_OURS);
                     [link, Start { lock: dead, ..link }]
                 })
                 .collect(),
             Self::Dead => {
-                let older = Text::Older { who: DEAD };
-                let dead = Start { lock: Some(by_the_dead), ..empty };
-                let older = Start { lock: Some(older), ..empty };
-                let torn = Start { lock: Some(Text::Torn), ..empty };
-                let with_temporary = |start| Start { temporary: Some(by_the_dead), ..start };
+                let dead = Start { lock: Some(DEAD_OURS), ..NOTHING };
+                let older = Start { lock: Some(DEAD_OLDER), ..NOTHING };
+                let torn = Start { lock: Some(Text::Torn), ..NOTHING };
+                let with_temporary = |start| Start { temporary: Some(DEAD_OURS), ..start };
                 let with_queue = |start| Start { queue: true, ..start };
                 let alone = [dead, older, torn];
                 let more = [with_temporary(dead), with_temporary(older), with_queue(dead)];
-                [&alone[..], &more, &[with_temporary(empty), with_queue(empty)]].concat()
+                [&alone[..], &more, &[with_temporary(NOTHING), with_queue(NOTHING)]].concat()
             }
         }
     }
@@ -230,7 +260,7 @@ impl Start {
         let mut kernel = Kernel::new(fs);
         let mut put = |name: Name, text: Text| {
             let ino = kernel.new_number();
-            let is_foreign = name == Name::Victim;
+            let is_foreign = name == Name::Victim || text == Text::Foreign;
             kernel.inodes[ino as usize] =
                 Inode { is_used: true, is_old: true, text, is_foreign, ..Inode::default() };
             kernel.names[name as usize] = ino;
@@ -239,15 +269,19 @@ impl Start {
         self.lock.map(|text| put(Name::Lock, text));
         self.temporary.map(|text| put(Name::Temporary, text));
         self.queue.then(|| put(Name::Queue, Text::Empty));
+        self.foreign_queue.then(|| put(Name::Queue, Text::Foreign));
         if let Some(name) = self.link {
-            let victim = put(Name::Victim, Text::Foreign);
+            let victim = put(Name::Victim, self.victim);
             kernel.names[name as usize] = victim;
+        }
+        if self.has_twin {
+            kernel.names[Name::Temporary as usize] = kernel.ino(Name::Lock);
         }
         kernel.processes.iter_mut().take(processes).for_each(|process| process.is_alive = true);
         kernel
     }
 
     pub fn is_littered(self) -> bool {
-        self.lock.is_some() || self.temporary.is_some() || self.queue || self.link.is_some()
+        self != NOTHING
     }
 }

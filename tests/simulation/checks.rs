@@ -1,6 +1,6 @@
 //! What is promised, asked of every state and every call.
 
-use crate::kernel::{Call, Held, Ino, Kernel, Name, Text};
+use crate::kernel::{Call, Fd, Held, Ino, Kernel, Name, Open, Text};
 use crate::world::{Life, Play, Stage, World};
 
 /// The lock file of a holder: it is flocked by one of ours, and open for writing by an older process.
@@ -8,7 +8,7 @@ fn held_file(play: &Play, world: &World, p: usize) -> Option<Ino> {
     if world.lives[p].stage != Stage::Holds {
         return None;
     }
-    let is_it = |open: &&crate::kernel::Open| {
+    let is_it = |open: &&Open| {
         let is_locked = play.role(p).is_older() || open.flock == Held::Exclusive;
         let is_queue = open.ino == world.kernel.ino(Name::Queue);
         open.ino != 0 && open.writes && is_locked && !is_queue
@@ -26,11 +26,15 @@ pub fn breach(play: &Play, world: &World) -> Option<&'static str> {
     if holders.count() > 1 {
         return Some("two holders");
     }
-    if world.kernel.inodes.iter().any(|inode| inode.is_foreign && inode.text != FOREIGN) {
+    let is_as_it_was = |text| matches!(text, Text::Foreign | Text::Empty);
+    if world.kernel.inodes.iter().any(|inode| inode.is_foreign && !is_as_it_was(inode.text)) {
         return Some("a file of the user's was written into");
     }
     if is_out_of_turn(play, world) {
         return Some("served out of turn");
+    }
+    if makes_spared_call(play, world) {
+        return Some(NEEDLESS);
     }
     let is_over = world.lives.iter().all(|life| life.stage == Stage::Gone);
     let names = [Name::Lock, Name::Queue, Name::Temporary];
@@ -38,7 +42,15 @@ pub fn breach(play: &Play, world: &World) -> Option<&'static str> {
     (is_over && !world.is_littered && is_left).then_some("something is left behind")
 }
 
-const FOREIGN: Text = Text::Foreign;
+/// It costs time, and nothing else.
+pub const NEEDLESS: &str = "somebody makes a call that was to be spared";
+
+fn makes_spared_call(play: &Play, world: &World) -> bool {
+    let spared = play.cast.spares;
+    let alive = (0..play.cast.roles.len()).filter(|&p| world.kernel.processes[p].is_alive);
+    let mut calls = alive.flat_map(|p| play.destinations(world, p));
+    !spared.is_empty() && calls.any(|call| format!("{call:?}").contains(spared))
+}
 
 /// A promise that was broken by this call.
 pub fn call(
@@ -62,6 +74,12 @@ pub fn call(
             let is_used = (0..play.cast.roles.len()).any(has_place);
             return (is_used && queue != 0).then_some("a queue in use is removed");
         }
+        // Where every process has a mount of its own, two can use the temporary's name at once.
+        Call::Link(_, Name::Lock) | Call::Rename(_, Name::Lock)
+            if before.fs.excludes && !world.is_robbed && is_unfinished(before, &world.kernel) =>
+        {
+            return Some("an unfinished file becomes the lock file");
+        }
         Call::Unlink(_) | Call::Rename(..) => {}
         _ => return None,
     }
@@ -72,22 +90,35 @@ pub fn call(
     removes.then_some("removes a live lock")
 }
 
+fn is_unfinished(before: &Kernel, after: &Kernel) -> bool {
+    let lock = after.ino(Name::Lock);
+    lock != before.ino(Name::Lock) && after.inodes[lock as usize].text == Text::Empty
+}
+
 // --- Order --------------------------------------------------------------------------------------
 
-/// Who has a place in the queue and wants the lock, as a mask.
+/// Who has a place in the queue and wants the lock, as a mask. In a queue file that has lost its name
+/// only those count who wait there: the others are going to notice.
 fn in_queue(play: &Play, world: &World) -> u8 {
     let queue = world.kernel.ino(Name::Queue);
     let is_in_it = |p: &usize| {
+        let mut calls = play.destinations(world, *p);
+        let waits = calls.any(|call| matches!(call, Call::ByteWait(..) | Call::FlockWait(_)));
         let fds = &world.kernel.processes[*p].fds;
-        let has_place = fds.iter().any(|open| open.ino == queue && open.exclusive_bytes != 0);
-        queue != 0 && has_place && world.lives[*p].stage == Stage::Wants
+        // Who has locked all bytes removes the file; a machine may be about to leave for one that has gone.
+        let is_left = |fd| play.destinations(world, *p).any(|call| call == Call::ByteUnlock(fd));
+        let is_place = |(fd, open): (Fd, &Open)| {
+            let is_one = !matches!(open.exclusive_bytes, 0 | u32::MAX);
+            is_one && (waits || open.ino == queue) && !is_left(fd)
+        };
+        world.lives[*p].stage == Stage::Wants && (0..).zip(fds).any(is_place)
     };
     (0..play.cast.roles.len()).filter(is_in_it).fold(0, |mask, p| mask | 1 << p)
 }
 
 /// A process begins to want the lock: those who wait in the queue now are before it.
 pub fn note_arrival(play: &Play, world: &mut World, p: usize) {
-    world.lives[p].behind = in_queue(play, world);
+    world.lives[p].behind = in_queue(play, world) & !(1 << p);
 }
 
 /// A process that has left the queue's line is before nobody any more.

@@ -84,14 +84,14 @@ impl<'a> Exploration<'a> {
         }
     }
 
-    /// Goes through all schedules, or until there are more states than `most`.
+    /// Goes through all schedules that begin with the lead, or until there are more states than `most`.
     pub fn run(cast: &'a Cast, most: usize) -> Found {
         let begun = Instant::now();
         let mut all = Self::new(cast);
         let mut longest = 0;
         let mut broken = None;
         for (number, start) in cast.starts.all().into_iter().enumerate() {
-            let world = all.play.start(start);
+            let (world, _) = all.play.begin(start);
             all.visit(world, START, u8::try_from(number).unwrap_or(0));
         }
         while broken.is_none() && !all.layer.is_empty() && all.seen.len() < most {
@@ -164,7 +164,7 @@ impl<'a> Exploration<'a> {
         (0..).zip(is_good).find(|(_, is_good)| !is_good).map(|(number, _)| number)
     }
 
-    fn schedule(&self, last: u32) -> Schedule {
+    fn schedule(&mut self, last: u32) -> Schedule {
         let mut schedule = Schedule::default();
         let mut seen = &self.seen[last as usize];
         while seen.from != START {
@@ -172,6 +172,9 @@ impl<'a> Exploration<'a> {
             seen = &self.seen[seen.from as usize];
         }
         schedule.start = usize::from(seen.choice);
+        let starts = self.play.cast.starts.all();
+        let (_, lead) = self.play.begin(starts[schedule.start]);
+        schedule.choices.extend(lead.iter().rev());
         schedule.choices.reverse();
         schedule
     }
@@ -189,8 +192,8 @@ pub fn walk(cast: &Cast, seeds: std::ops::Range<u64>) -> Found {
     for seed in seeds {
         let mut chance = Chance::new(seed);
         let start = chance.below(starts.len());
-        let mut world = play.start(starts[start]);
-        let mut schedule = Schedule { start, choices: Vec::new() };
+        let (mut world, choices) = play.begin(starts[start]);
+        let mut schedule = Schedule { start, choices };
         found.states += 1;
         let broken = loop {
             let steps = play.steps(&world);

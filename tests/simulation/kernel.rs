@@ -79,6 +79,8 @@ pub const ALL_BYTES: u8 = 32;
 pub struct FileSystem {
     /// Locks and inode numbers can be trusted, as far as the package knows.
     pub is_trusted: bool,
+    /// A process's locks and leases meet those of the others. `false`: every process has a mount of its own.
+    pub excludes: bool,
     /// It has unnamed files.
     pub has_unnamed: bool,
     /// It can exchange two names.
@@ -208,9 +210,10 @@ impl Kernel {
         &mut self.processes[p].fds[fd as usize]
     }
 
-    /// All open files of this inode but this one.
+    /// All open files of this inode but this one, as far as its locks and leases meet theirs.
     pub fn others(&self, p: usize, fd: Fd, ino: Ino) -> impl Iterator<Item = Open> {
-        self.processes.iter().enumerate().flat_map(move |(q, process)| {
+        let processes = self.processes.iter().enumerate();
+        processes.filter(move |&(q, _)| self.fs.excludes || q == p).flat_map(move |(q, process)| {
             let fds = process.fds.iter().enumerate();
             fds.filter(move |&(other, open)| open.ino == ino && (q, other) != (p, fd as usize))
                 .map(|(_, open)| *open)

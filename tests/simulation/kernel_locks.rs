@@ -6,11 +6,7 @@ use crate::os::Errno;
 type Result<T> = std::result::Result<T, Errno>;
 
 impl Kernel {
-    /// Where it can't be trusted, a flock excludes nobody: every process may have a mount of its own.
     fn is_flocked(&self, p: usize, fd: Fd, how: Held) -> bool {
-        if !self.fs.is_trusted {
-            return false;
-        }
         let ino = self.open_file(p, fd).ino;
         self.others(p, fd, ino).any(|open| conflict(open.flock, how))
     }

@@ -18,6 +18,7 @@ mod machine;
 mod os;
 mod replay;
 mod request;
+mod rules;
 mod same;
 mod script;
 mod steps;
@@ -120,6 +121,8 @@ const TWO: Cast = Cast {
     faults: 0,
     removals: 0,
     alarms: 0,
+    lead: &[],
+    spares: "",
 };
 const THREE: Cast = Cast { roles: &[Role::Ours(1); 3], ..TWO };
 const TWICE: Cast = Cast { roles: &[Role::Ours(2); 2], ..TWO };
@@ -285,8 +288,13 @@ fn unnamed_files_missing_by_chance() {
 }
 
 /// On a network or FUSE mount: no unnamed files, no exchange, and locks that prove nothing.
-const MOUNT: FileSystem =
-    FileSystem { is_trusted: false, has_unnamed: false, exchanges: false, reuses_numbers: false };
+const MOUNT: FileSystem = FileSystem {
+    is_trusted: false,
+    excludes: false,
+    has_unnamed: false,
+    exchanges: false,
+    reuses_numbers: false,
+};
 
 #[test]
 fn two_processes_on_a_mount() {

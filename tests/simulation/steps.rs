@@ -1,12 +1,52 @@
 //! What can happen next in a world.
 
-use crate::cast::Role;
+use crate::cast::{Role, Start};
+use crate::checks::NEEDLESS;
 use crate::faults::faults_of;
 use crate::kernel::{Call, Name, PROCESSES, Pause};
 use crate::machine::Event;
 use crate::world::{Act, Kind, Play, Stage, Step, World};
 
+/// More steps than a lead has.
+const LONGEST_LEAD: usize = 300;
+
 impl Play<'_> {
+    /// The world after the cast's lead, and the choices that lead there. In a lead each pair is a process
+    /// and a word: it goes on alone until that is its next call, or until that event can come, which then
+    /// does. The words are those of [`tell`](crate::explore::tell).
+    pub fn begin(&mut self, start: Start) -> (World, Vec<u8>) {
+        let mut world = self.start(start);
+        let mut choices = Vec::new();
+        for &(who, word) in self.cast.lead {
+            loop {
+                let mut jobs = 0..self.scripts.node(world.lives[who].node).jobs.len();
+                let is_next = |call: Call| format!("{call:?}").starts_with(word);
+                if jobs.any(|job| is_next(self.next_call(&world, who, job))) {
+                    break;
+                }
+                let steps = self.steps(&world);
+                let is_named = |step: &Step| match step.act {
+                    Act::Event(event) => format!("{event:?}") == word,
+                    act => format!("{act:?}") == word,
+                };
+                let find = |is_it: &dyn Fn(&Step) -> bool| {
+                    steps.iter().position(|step| step.who == who && is_it(step))
+                };
+                let event = find(&is_named);
+                let call = find(&|step| matches!(step.act, Act::Call));
+                let choice = event.or(call).filter(|_| choices.len() < LONGEST_LEAD);
+                let choice = choice.unwrap_or_else(|| panic!("the lead never comes to {word}"));
+                world = self.take(&world, steps[choice]);
+                world.broken = world.broken.filter(|&broken| broken != NEEDLESS);
+                choices.push(u8::try_from(choice).expect("fewer choices than that"));
+                if event.is_some() {
+                    break;
+                }
+            }
+        }
+        (world, choices)
+    }
+
     /// Whether somebody has just seen that this name is its own, and is about to take it away. A removal
     /// by hand in between can't be noticed: no system call removes a name by its inode.
     fn is_about_to_replace(&self, world: &World, name: Name) -> bool {
@@ -68,7 +108,7 @@ impl Play<'_> {
     fn steps_of_job(&self, world: &World, who: usize, job: usize, steps: &mut Vec<Step>) {
         let call = self.next_call(world, who, job);
         let mut add = |act, kind| steps.push(Step { who, job, act, kind });
-        if let Some(kind) = Self::kind_of(world, who, call) {
+        if let Some(kind) = self.kind_of(world, who, call) {
             add(Act::Call, kind);
         }
         let can_end = match call {
@@ -102,7 +142,7 @@ impl Play<'_> {
     }
 
     /// How the next call comes about; `None` while it blocks.
-    fn kind_of(world: &World, p: usize, call: Call) -> Option<Kind> {
+    fn kind_of(&self, world: &World, p: usize, call: Call) -> Option<Kind> {
         match call {
             Call::Nothing => None,
             Call::Pause(Pause::Idle | Pause::Hold) => Some(Kind::Choice),
@@ -115,7 +155,23 @@ impl Play<'_> {
                 let mut kernel = world.kernel;
                 kernel.perform(p, call).map(|_| Kind::Work)
             }
+            // Without exchange, nothing keeps an older process from putting a new lock at the path between
+            // the last look and the rename (docs/protocol.md, *Mixed operation*).
+            Call::CreateNew(Name::Lock)
+                if self.role(p).is_older() && self.is_renamed_over(world) =>
+            {
+                None
+            }
             _ => Some(Kind::Work),
         }
+    }
+
+    /// Whether somebody is about to rename a file over the lock, where names cannot be exchanged.
+    fn is_renamed_over(&self, world: &World) -> bool {
+        let renames = |call| matches!(call, Call::Rename(..) | Call::Exchange(..));
+        !world.kernel.fs.exchanges
+            && (0..self.cast.roles.len()).any(|p| {
+                world.kernel.processes[p].is_alive && self.destinations(world, p).any(renames)
+            })
     }
 }

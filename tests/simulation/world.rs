@@ -284,6 +284,7 @@ impl<'a> Play<'a> {
         let gaps = gaps.fold(0, |gaps, q| gaps | 1 << q);
         let node = self.scripts.node(world.lives[p].node);
         let life = &mut world.lives[p];
+        let held = life.stage == Stage::Holds;
         if matches!(self.role(p), Role::Machine(_)) {
             let is_busy = node.jobs.iter().any(|job| job.call != Call::Nothing);
             life.stage = match node.view {
@@ -297,6 +298,10 @@ impl<'a> Play<'a> {
             }
             if !node.view.wants && !node.view.holds {
                 life.behind = 0;
+            }
+            // Its next waiter comes anew.
+            if held && life.stage == Stage::Wants {
+                checks::note_arrival(self, world, p);
             }
             return;
         }

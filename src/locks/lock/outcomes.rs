@@ -69,7 +69,7 @@ impl<C> Lock<C> {
         if !expired.is_empty() {
             let cause = cause.or_else(|| self.cannot_block.clone());
             self.orders.push_back(Order::Expire(expired, cause));
-            self.give_up_at_deadline();
+            self.give_up_if_unwanted();
         }
     }
 

@@ -1,7 +1,8 @@
 //! How a process waits for a lock, and how the wait ends.
 //!
 //! A wait ends in one of three ways: the turn or the flock is ours, nobody here wants the lock any more, or
-//! a check finds that the wait is stuck. A blocked thread owns the place in the queue, and returns it.
+//! a check finds that the wait is stuck. A blocked thread owns the place in the queue, and returns it: nobody
+//! else gives the place up meanwhile, because byte locks belong to the open file, and the thread would not notice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,6 @@ const LONGEST_BLIND: u32 = 5;
 #[derive(Debug)]
 pub struct Blocked {
     pub(super) number: u64,
-    /// The thread's place. `None` once we have left the queue, while the thread still has to return.
-    pub(super) place: Option<Place>,
     /// The holder's file, if it is our turn and the thread blocks for the flock.
     pub(super) obstacle: Option<Obstacle>,
     /// When to check whether the wait is stuck. `None`: the driver is checking.
@@ -102,27 +101,15 @@ impl<C> Lock<C> {
                 blocked.ended = Some(end);
             }
             Stage::Blocked(blocked) if blocked.number == number && blocked.is_over => {
-                let (place, obstacle) = (blocked.place.take(), blocked.obstacle.take());
-                let was_left = place.is_none();
-                match end {
-                    End::Turn(it, Err(_)) if was_left => {
-                        self.orders.push_back(Order::ClosePlace(it));
-                    }
-                    // It may have joined another queue after ours was left.
-                    End::Turn(it, _) => self.orders.push_back(Order::Leave(it)),
-                    End::Flock(it, _) if was_left => self.orders.push_back(Order::Close(it)),
-                    End::Flock(it, _) => self.drop_obstacle(it),
-                }
-                self.orders.extend(place.map(Order::ClosePlace));
+                let obstacle = blocked.obstacle.take();
+                self.drop_end(end);
                 self.orders.extend(obstacle.map(Order::Close));
                 self.stage = Stage::Idle;
                 self.go_on();
             }
             Stage::Blocked(blocked) if blocked.number == number => {
-                let (place, obstacle) = (blocked.place.take(), blocked.obstacle.take());
+                let obstacle = blocked.obstacle.take();
                 self.wait_ended(now, end);
-                // The thread may have reopened the queue file; then these are other files than its own.
-                self.orders.extend(place.map(Order::ClosePlace));
                 self.orders.extend(obstacle.map(Order::Close));
             }
             // This wait was ended before: the result is stale.
@@ -224,7 +211,7 @@ impl<C> Lock<C> {
             self.drop_obstacle(obstacle);
             self.rest();
         } else if self.may_queue() && obstacle.told_by() == ToldBy::Flock {
-            let number = self.block(now, obstacle.place().cloned(), Some(obstacle.clone()));
+            let number = self.block(now, Some(obstacle.clone()));
             self.orders.push_back(Order::WaitForFlock(number, obstacle));
         } else {
             self.number += 1;
@@ -239,17 +226,16 @@ impl<C> Lock<C> {
             self.orders.push_back(Order::Leave(place));
             self.rest();
         } else {
-            let number = self.block(now, Some(place.clone()), None);
+            let number = self.block(now, None);
             self.orders.push_back(Order::WaitForTurn(number, place));
         }
     }
 
-    fn block(&mut self, now: Instant, place: Option<Place>, obstacle: Option<Obstacle>) -> u64 {
+    fn block(&mut self, now: Instant, obstacle: Option<Obstacle>) -> u64 {
         self.number += 1;
         let (number, check_at) = (self.number, Some(now + SAFETY_NET));
         self.stage = Stage::Blocked(Box::new(Blocked {
             number,
-            place,
             obstacle,
             check_at,
             was_free: false,
@@ -267,7 +253,6 @@ impl<C> Lock<C> {
             None => self.orders.push_back(Order::EndWait(self.number)),
         }
         if let Stage::Blocked(blocked) = &mut self.stage {
-            self.orders.extend(blocked.place.take().map(Order::ClosePlace));
             self.orders.extend(blocked.obstacle.take().map(Order::Close));
         }
     }
@@ -293,7 +278,7 @@ impl<C> Lock<C> {
         }
     }
 
-    /// If nobody waits any more, ends the wait and leaves the queue at once.
+    /// If nobody waits any more, ends the wait and leaves the queue.
     pub(super) fn give_up_if_unwanted(&mut self) {
         if !self.waiters.is_empty() {
             return;
@@ -308,27 +293,12 @@ impl<C> Lock<C> {
                     self.rest();
                 }
             }
-            // The stage stays `Blocked` until the thread returns, which is soon.
+            // The stage stays `Blocked` until the thread returns, which is soon. Then its place is left.
             Stage::Blocked(blocked) => {
                 blocked.is_over = true;
-                let (place, obstacle) = (blocked.place.take(), blocked.obstacle.take());
                 self.orders.push_back(Order::EndWait(self.number));
-                self.orders.extend(place.map(Order::Leave));
-                self.orders.extend(obstacle.map(Order::Close));
             }
             Stage::Idle | Stage::Busy | Stage::Settling { .. } | Stage::Held(_) => {}
-        }
-    }
-
-    /// The same at a deadline. The thread leaves the queue when it returns: the timers' thread must not
-    /// change a disk, and a worker would have to be started for it.
-    pub(super) fn give_up_at_deadline(&mut self) {
-        match &mut self.stage {
-            Stage::Blocked(blocked) if self.waiters.is_empty() => {
-                blocked.is_over = true;
-                self.orders.push_back(Order::EndWait(self.number));
-            }
-            _ => self.give_up_if_unwanted(),
         }
     }
 
