@@ -5,6 +5,7 @@
 import { spawn } from "node:child_process";
 import {
   chmodSync,
+  chownSync,
   cpSync,
   existsSync,
   mkdirSync,
@@ -420,7 +421,7 @@ describe("on a terminal", () => {
         leave(path.join(folder, `${number}.jsonl.lock`), { pid: NOBODY });
       }
       // 30 locks, a title, an empty line and the sum; 12 rows, of which one is the cursor's. The sum is always shown.
-      await run.printed(/… 23 more\x1b\[K\r?\n30 lock files: 30 dead/, before);
+      await run.printed(/… 24 more\x1b\[K\r?\n30 lock files: 30 dead/, before);
       run.press(CTRL_C);
       await run.ended;
     });
@@ -741,7 +742,7 @@ describe("why", () => {
   });
 
   testWith("another user")("tells that a lock file may not be read", async () => {
-    const { folder, sessionFile } = newSession();
+    const { folder, sessionFile, lockPath } = newSession();
     const holder = await Agent.start();
     await holder.acquire({ sessionFile });
     await openToAll(folder, 0o755);
@@ -752,6 +753,11 @@ describe("why", () => {
     expect(told["What the kernel says"]).toMatch("It refuses: EACCES: ");
     expect(told["What you can do"]).toBe(
       "Only root can judge this lock. If it is dead, root must run `session-write-lock clean`.",
+    );
+    chownSync(lockPath, 54_321, 54_321); // nobody's number
+    const others = await reasons(sessionFile, { through: asAnotherUser });
+    expect(others["What you can do"]).toBe(
+      "Only user 54321 or root can judge this lock. If it is dead, that user must run `session-write-lock clean`.",
     );
   });
 

@@ -115,7 +115,7 @@ describe("the processes of a lock", () => {
     const { sessionFile } = newSession();
     const holder = await Agent.start();
     await holder.acquire({ sessionFile });
-    const isStopped = async () => (await inspectSessionLock(sessionFile, { processes: true }))!.holders[0]!.isStopped;
+    const isStopped = async () => (await inspectSessionLock(sessionFile, { processes: true }))!.holders![0]!.isStopped;
     process.kill(holder.pid, "SIGSTOP");
     await until("it is stopped", isStopped);
     process.kill(holder.pid, "SIGCONT");

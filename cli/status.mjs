@@ -27,7 +27,8 @@ const LONGEST_LABELLED = 30;
 
 function widthOfLabelled(locks) {
   const widest = Math.max(...locks.map((each) => labelled(each).length));
-  return widest === 0 ? undefined : Math.min(widest, LONGEST_LABELLED);
+  const rest = " …".length; // of the command line
+  return widest === 0 ? undefined : Math.min(widest + rest, LONGEST_LABELLED);
 }
 
 function hasWaiters({ waiters }) {
