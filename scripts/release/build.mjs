@@ -4,6 +4,8 @@
  * the compiler's standard library for other targets. A target that can't be built is named with the
  * reason, and the others are built all the same.
  *
+ * `--triples` only prints what Rust calls the targets, for `rustup target add`.
+ *
  * With `--twice` it builds each again, from a copy of the sources in another folder with another cargo
  * home, and compares the bytes.
  */
@@ -42,8 +44,13 @@ const DEBIAN_RUST = {
 
 const args = process.argv.slice(2);
 const twice = args.includes("--twice");
+const targets = chooseTargets(args.filter((arg) => !arg.startsWith("--")));
+if (args.includes("--triples")) {
+  console.log(targets.map(({ triple }) => triple).join(" "));
+  process.exit();
+}
 const failures = [];
-for (const target of chooseTargets(args.filter((arg) => !arg.startsWith("--")))) {
+for (const target of targets) {
   try {
     build(target);
   } catch (error) {

@@ -7,7 +7,8 @@
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 
-import { exists, output, readJson, root, TARGETS } from "./targets.mjs";
+import { crates, npmPackages } from "./components.mjs";
+import { exists, root } from "./targets.mjs";
 
 const FILE = `${root}/THIRD-PARTY-NOTICES`;
 
@@ -35,36 +36,4 @@ function licenceIn(folder) {
   const names = readdirSync(folder).filter((name) => /^(licen[cs]e|copying|unlicense)/i.test(name)).sort();
   const name = names.find((candidate) => candidate.toUpperCase().includes(PREFERRED)) ?? names[0];
   return name && readFileSync(path.join(folder, name), "utf8").replaceAll("\r\n", "\n").trim();
-}
-
-/** The crates that are linked on any of the targets: no build scripts, no macros. */
-function crates() {
-  const linked = new Map();
-  for (const { triple } of TARGETS) {
-    const args = ["metadata", "--format-version=1", "--locked", `--filter-platform=${triple}`];
-    const { packages, resolve } = JSON.parse(output("cargo", args, { cwd: root }));
-    const byId = new Map(packages.map((one) => [one.id, one]));
-    const nodes = new Map(resolve.nodes.map((node) => [node.id, node]));
-    const visit = (id) => {
-      const { name, version, license, repository, manifest_path: manifest, targets } = byId.get(id);
-      if (linked.has(id) || targets.some(({ kind }) => kind.includes("proc-macro"))) {
-        return;
-      }
-      linked.set(id, { name, version, license, home: repository, folder: path.dirname(manifest) });
-      nodes.get(id).deps.filter(({ dep_kinds: kinds }) => kinds.some(({ kind }) => kind === null)).forEach(({ pkg }) => visit(pkg));
-    };
-    visit(resolve.root);
-    linked.delete(resolve.root);
-  }
-  return [...linked.values()].sort((a, b) => (`${a.name} ${a.version}` < `${b.name} ${b.version}` ? -1 : 1));
-}
-
-/** What the command line imports. */
-function npmPackages() {
-  const { dependencies = {}, bundledIntoCommandLine = [] } = readJson(`${root}/package.json`);
-  return [...Object.keys(dependencies), ...bundledIntoCommandLine].sort().map((name) => {
-    const folder = `${root}/node_modules/${name}`;
-    const { version, license, homepage } = readJson(`${folder}/package.json`);
-    return { name, version, license, home: homepage, folder };
-  });
 }

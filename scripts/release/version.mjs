@@ -2,7 +2,7 @@
  * `node scripts/release/version.mjs`: carries what package.json says to every file that repeats it: the
  * crate's version, the loader's, and the manifests of the platform packages, which are written whole.
  * `npm version` calls it. With `--check` it changes nothing and names what differs; the changelog must
- * have a section for the version, too.
+ * have a section for the version, too. `--tag v1.2.3` also compares with the tag of a release.
  */
 
 import { readFileSync, writeFileSync } from "node:fs";
@@ -81,6 +81,13 @@ with that package, as an optional dependency. It is of no use by itself.
 const changelog = readFileSync(`${root}/CHANGELOG.md`, "utf8");
 if (checks && !changelog.includes(`\n## ${main.version}`)) {
   differing.push(`CHANGELOG.md (no section "## ${main.version}")`);
+}
+const tag = process.argv.includes("--tag") ? process.argv[process.argv.indexOf("--tag") + 1] : undefined;
+if (tag !== undefined && tag !== `v${main.version}`) {
+  differing.push(`the tag ${tag}`);
+}
+if (tag !== undefined && changelog.includes(`\n## ${main.version} (unreleased)`)) {
+  differing.push("CHANGELOG.md (the version is called unreleased)");
 }
 for (const name of differing) {
   console.log(checks ? `differs from package.json: ${name}` : `written: ${name}`);
