@@ -25,6 +25,7 @@ import {
   GLIBC_FLOOR,
   makeFolder,
   output,
+  pip,
   readJson,
   reasonOf,
   root,
@@ -153,7 +154,7 @@ function provideZig() {
   if (!exists(`${folder}/wanted`) || readFileSync(`${folder}/wanted`, "utf8") !== wanted) {
     rmSync(folder, { recursive: true, force: true });
     console.log(`fetching ${wanted}`);
-    output("python3", ["-m", "pip", "install", "--quiet", "--target", folder, ...PYTHON_PACKAGES]);
+    pip("install", "--quiet", "--target", folder, ...PYTHON_PACKAGES);
     writeFileSync(`${folder}/wanted`, wanted);
   }
   const version = output(`${folder}/ziglang/zig`, ["version"]).trim();

@@ -9,7 +9,16 @@ import { readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { exists, makeFolder, output } from "./targets.mjs";
 
 const KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg";
-const MIRROR = "http://deb.debian.org/debian";
+
+/** The mirror of Debian that this machine uses. */
+function findMirror() {
+  const query = ["indextargets", "--no-release-info", "--format", "$(REPO_URI)", "Created-By: Packages"];
+  const mirror = exists(KEYRING) && output("apt-get", query).split("\n").find((uri) => /\/debian\/?$/.test(uri));
+  if (!mirror) {
+    throw new Error("no Debian: its packages can't be fetched and checked here");
+  }
+  return mirror;
+}
 
 /**
  * Unpacks `packages`, and what they depend on, into `folder`. Packages whose names match `without`
@@ -19,16 +28,14 @@ export function unpackDebian(folder, { suite, architecture, packages, without })
   if (exists(folder)) {
     return folder;
   }
-  if (!exists(KEYRING)) {
-    throw new Error("no Debian: its packages can't be fetched and checked here");
-  }
+  const mirror = findMirror();
   const work = `${folder}.work`;
   rmSync(work, { recursive: true, force: true });
   for (const part of ["state/lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d"]) {
     makeFolder(`${work}/${part}`);
   }
   writeFileSync(`${work}/state/status`, "");
-  writeFileSync(`${work}/etc/sources.list`, `deb [signed-by=${KEYRING}] ${MIRROR} ${suite} main\n`);
+  writeFileSync(`${work}/etc/sources.list`, `deb [signed-by=${KEYRING}] ${mirror} ${suite} main\n`);
   writeFileSync(
     `${work}/apt.conf`,
     `Dir "${work}"; Dir::State "state"; Dir::State::status "${work}/state/status"; Dir::Cache "cache"; Dir::Etc "etc";

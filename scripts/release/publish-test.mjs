@@ -243,13 +243,13 @@ import commonjs from "${folder}/node_modules/@rollup/plugin-commonjs/dist/es/ind
 import { nodeResolve } from "${folder}/node_modules/@rollup/plugin-node-resolve/dist/es/index.js";`;
 
 const TYPED = `
-import { acquireSessionWriteLock, cleanStaleLockFiles, SessionWriteLockTimeoutError } from "${NAME}";
+import { acquireSessionWriteLock, cleanStaleLockFiles, SessionWriteLockTimeoutError, withLock } from "${NAME}";
 
 export async function write(timeoutMs: number | undefined, signal: AbortSignal | undefined): Promise<string> {
   const lock = await acquireSessionWriteLock({ sessionFile: "chat.jsonl", timeoutMs, signal, maxHoldMs: undefined });
   await lock.release();
   const { cleaned } = await cleanStaleLockFiles({ sessionsDir: ".", removeStale: undefined });
-  return cleaned.map(({ lockPath }) => lockPath).join();
+  return withLock("cleaned.txt", (lock) => [lock.lockPath, ...cleaned.map(({ lockPath }) => lockPath)].join());
 }
 
 export const isTimeout = (error: unknown): error is SessionWriteLockTimeoutError => error instanceof SessionWriteLockTimeoutError;

@@ -237,6 +237,12 @@ const CHECKS = {
     assert.strictEqual(lockModule.releaseAllSessionWriteLocks(), 1);
     assert.strictEqual(existsSync(lock.lockPath), false);
   },
+  "withLock holds the lock of any file while its function runs": async () => {
+    const file = newSession();
+    const result = await lockModule.withLock(file, (lock) => [lock.held, existsSync(`${file}.lock`)]);
+    assert.deepStrictEqual(result, [true, true]);
+    assert.strictEqual(existsSync(`${file}.lock`), false);
+  },
   "a removed lock file is a loss that is told": async () => {
     const lock = await acquireSessionWriteLock({ sessionFile: newSession() });
     const told = new Promise((resolve) => lock.signal.addEventListener("abort", resolve));

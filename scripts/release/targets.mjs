@@ -74,5 +74,13 @@ export function output(command, args, options = {}) {
   return result.stdout;
 }
 
+/** Fetches from Python's registry. Debian has pip in a package of its own. */
+export function pip(...args) {
+  if (spawnSync("python3", ["-m", "pip", "--version"]).status !== 0) {
+    output("apt-get", ["install", "-qq", "-y", "--no-install-recommends", "python3-pip"]);
+  }
+  return output("python3", ["-m", "pip", ...args]);
+}
+
 /** The first line of an error, for a line of a report. */
 export const reasonOf = (error) => String(error.message).trim().split("\n")[0];

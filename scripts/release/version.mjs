@@ -73,8 +73,8 @@ function manifestOf({ packageName, name, binary, os, cpu, libc }) {
 function readmeOf({ packageName, triple }) {
   return `# \`${packageName}\`
 
-The binary of [session-write-lock](https://www.npmjs.com/package/session-write-lock) for \`${triple}\`. npm installs it
-with that package, as an optional dependency. It is of no use by itself.
+The binary of [session-write-lock](${main.homepage}) for \`${triple}\`. It is installed with that package, as an optional
+dependency. It is of no use by itself.
 `;
 }
 
