@@ -65,7 +65,7 @@ function manifestOf({ packageName, name, binary, os, cpu, libc }) {
     files: [binary, "THIRD-PARTY-NOTICES"],
     publishConfig,
     scripts: {
-      prepublishOnly: "node ../../scripts/release/refuse.mjs",
+      prepack: "node ../../scripts/release/refuse.mjs",
     },
   };
 }
