@@ -54,7 +54,13 @@ function checkPlatform(target, folder, files) {
   if (!exists(binary)) {
     return { faults: [...faults, "it has no binary"], says: "" };
   }
-  const { size, machine, needed, glibc } = inspectBinary(binary);
+  let inspected;
+  try {
+    inspected = inspectBinary(binary);
+  } catch (error) {
+    return { faults: [...faults, `its binary can't be read: ${error.message}`], says: "" };
+  }
+  const { size, machine, needed, glibc } = inspected;
   expect(size >= BINARY_SIZES[0] && size <= BINARY_SIZES[1], `its binary has ${size} bytes`);
   expect(machine === target.machine, `its binary is for processor ${machine}; ${target.machine} is wanted`);
   const foreign = needed.filter((library) => !LIBRARIES[target.libc].test(library));
