@@ -134,23 +134,24 @@ function checked(binary) {
 
 // --- What went wrong ----------------------------------------------------------------------------
 
+/** In one line: the command line shows errors so. */
 function explain(override) {
   if (override) {
-    return `can't load the file that ${OVERRIDE} names.\n${listed(failures)}`;
+    return `can't load the file that ${OVERRIDE} names: ${listed(failures)}`;
   }
   const mismatched = failures.filter(({ error }) => error.code === "VERSION_MISMATCH");
   if (mismatched.length > 0) {
-    return `found a binary of another version.\n${listed(mismatched)}\n${remedy("Install it again, so that all its packages have one version.")}`;
+    return `found a binary of another version: ${listed(mismatched)}. ${remedy("Install it again, so that all its packages have one version.")}`;
   }
   if (failures.some(({ error }) => isForbidden(error))) {
     return (
-      "may not load its binary: the flags of this process forbid native addons.\n" +
+      "may not load its binary: the flags of this process forbid native addons. " +
       "Node: leave out --no-addons; with --permission, add --allow-addons. Deno: add --allow-ffi, --allow-read, --allow-env."
     );
   }
   const unloadable = failures.filter(({ error }) => !isMissing(error));
   if (unloadable.length > 0) {
-    return `can't load its binary for ${system}.\n${listed(unloadable)}${hint(unloadable)}`;
+    return `can't load its binary for ${system}: ${listed(unloadable)}${hint(unloadable)}`;
   }
   if (!FLAVOURS[system]) {
     return `has no binary for ${system}. It has binaries for ${Object.keys(FLAVOURS).join(", ")}.`;
@@ -158,7 +159,7 @@ function explain(override) {
   const advice = "Install again with optional dependencies: without --omit=optional or --no-optional. " +
     "If node_modules or the lock file came from another system, delete both first. " +
     `If this code is bundled: ${BUNDLING}`;
-  return `does not find the package of its binary for ${system}: ${failures.map(({ name }) => name).join(" or ")}.\n${remedy(advice)}`;
+  return `does not find the package of its binary for ${system}: ${failures.map(({ name }) => name).join(" or ")}. ${remedy(advice)}`;
 }
 
 /** An installed package has no sources to build. */
@@ -167,7 +168,7 @@ function remedy(advice) {
 }
 
 function listed(some) {
-  return some.map(({ name, error }) => `${name}: ${String(error.message).split("\n")[0]}`).join("\n");
+  return some.map(({ name, error }) => `${name}: ${String(error.message).split("\n")[0]}`).join("; ");
 }
 
 /** A package of the other libc can't be loaded, and the reason that the loader gives names a file that nobody knows. */
@@ -176,7 +177,7 @@ function hint(unloadable) {
   const [own, other] = header?.glibcVersionRuntime ? ["glibc", "musl"] : ["musl", "glibc"];
   const isOther = ({ name }) => name.includes("musl") === (other === "musl");
   return process.platform === "linux" && header && unloadable.every(isOther)
-    ? `\nThis process runs on ${own}, and only the binary for ${other} is installed. With npm: npm install --libc=${own}`
+    ? `. This process runs on ${own}, and only the binary for ${other} is installed. With npm: npm install --libc=${own}`
     : "";
 }
 
