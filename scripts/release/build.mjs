@@ -43,6 +43,8 @@ const DEBIAN_RUST = {
   without: /^(gcc|cpp|binutils|linux-libc|libgcc-14|lib.*san|libgprofng|libisl)/,
 };
 
+const debianRust = `${cache}/rust-${DEBIAN_RUST.suite}`;
+
 const args = process.argv.slice(2);
 const twice = args.includes("--twice");
 const targets = chooseTargets(args.filter((arg) => !arg.startsWith("--")));
@@ -108,7 +110,8 @@ function buildElsewhere(target, compiler, zig, record) {
       makeFolder(`${elsewhere}/home/registry`);
       symlinkSync(`${home}/${part}`, `${elsewhere}/home/${part}`);
     }
-    const again = compile(target, compiler, zig, `${elsewhere}/sources`, `${elsewhere}/sources/target`, `${elsewhere}/home`);
+    const ownCompiler = compiler.buildsStd ? copyCompiler(`${elsewhere}/sources`) : compiler;
+    const again = compile(target, ownCompiler, zig, `${elsewhere}/sources`, `${elsewhere}/sources/target`, `${elsewhere}/home`);
     if (sha256(again) !== record.sha256) {
       cpSync(again, `${cache}/${target.name}.again.so`);
       throw new Error("a second build from another folder has other bytes");
@@ -118,6 +121,18 @@ function buildElsewhere(target, compiler, zig, record) {
   } finally {
     rmSync(elsewhere, { recursive: true, force: true });
   }
+}
+
+/** In another clone the compiler is at the same place in it. cargo hashes that place for the library's crates. */
+function copyCompiler(folder) {
+  const copy = `${folder}${debianRust.slice(root.length)}`;
+  makeFolder(path.dirname(copy));
+  try {
+    output("cp", ["-al", debianRust, copy]);
+  } catch {
+    output("cp", ["-a", debianRust, copy]);
+  }
+  return describeDebianCompiler(copy);
 }
 
 /** Runs cargo; returns the shared library. */
@@ -188,15 +203,18 @@ function provideDebianCompiler() {
   if (process.arch !== "x64") {
     throw new Error("fetched for x64 only");
   }
-  const folder = `${cache}/rust-${DEBIAN_RUST.suite}`;
-  if (!exists(folder)) {
+  if (!exists(debianRust)) {
     console.log(`fetching Debian ${DEBIAN_RUST.suite}'s compiler with its library's sources, 300 MB`);
   }
-  unpackDebian(folder, DEBIAN_RUST);
-  // It was made for a newer libc than this machine may have, which is unpacked beside it.
+  return describeDebianCompiler(unpackDebian(debianRust, DEBIAN_RUST));
+}
+
+/** It was made for a newer libc than this machine may have, which is unpacked beside it. */
+function describeDebianCompiler(folder) {
   const libraries = `${folder}/usr/lib/x86_64-linux-gnu`;
   const wrapper = `${folder}/rustc`;
   const loader = `"${libraries}/ld-linux-x86-64.so.2" --library-path "${libraries}"`;
+  rmSync(wrapper, { force: true });
   writeFileSync(wrapper, `#!/bin/sh\nexec ${loader} "${folder}/usr/bin/rustc" "$@"\n`, { mode: 0o755 });
   // The bootstrap switch: building the library is not a stable feature, though it is the very library of
   // this compiler.
