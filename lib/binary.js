@@ -12,8 +12,7 @@
 const { existsSync } = require("node:fs");
 const path = require("node:path");
 
-/** `npm version` keeps this in step with package.json. A binary of another version is refused. */
-const VERSION = "0.1.0";
+const version = require("./version.js");
 
 const NO_BINARY_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NO_BINARY";
 const OVERRIDE = "SESSION_WRITE_LOCK_NATIVE_LIBRARY_PATH";
@@ -125,8 +124,8 @@ function note(name, error) {
 
 /** An exported function may have changed its arguments between versions. */
 function checked(binary) {
-  if (binary.VERSION !== VERSION) {
-    const message = `its version is ${binary.VERSION ?? "unknown"}, and session-write-lock is ${VERSION}`;
+  if (binary.VERSION !== version) {
+    const message = `its version is ${binary.VERSION ?? "unknown"}, and session-write-lock is ${version}`;
     throw Object.assign(new Error(message), { code: "VERSION_MISMATCH" });
   }
   return binary;

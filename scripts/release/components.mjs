@@ -28,8 +28,7 @@ export function crates() {
 
 /** What the command line imports. */
 export function npmPackages() {
-  const { dependencies = {}, bundledIntoCommandLine = [] } = readJson(`${root}/package.json`);
-  return [...Object.keys(dependencies), ...bundledIntoCommandLine].sort().map((name) => {
+  return readJson(`${root}/package.json`).bundledIntoCommandLine.map((name) => {
     const folder = `${root}/node_modules/${name}`;
     const { version, license, homepage } = readJson(`${folder}/package.json`);
     return { name, version, license, home: homepage, folder };

@@ -9,6 +9,7 @@
 import { cpSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 
+import { isInstalled, run } from "../setup.mjs";
 import { binaryOf, cache, exists, folderOf, makeFolder, output, readJson, root, TARGETS } from "./targets.mjs";
 
 export const tarballs = `${cache}/tarballs`;
@@ -38,6 +39,10 @@ function packPlatform(target) {
 
 function packMain() {
   const stage = newStage("main");
+  if (!isInstalled(root)) {
+    run("npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error");
+  }
+  output("npm", ["run", "--silent", "bundle"], { cwd: root });
   const files = listFiles();
   const { scripts, devDependencies, napi, bundledIntoCommandLine, ...manifest } = readJson(`${root}/package.json`);
   for (const file of files) {

@@ -322,9 +322,7 @@ function freePort() {
 /** As a release does it, but for the proof of origin, which only a build service can give. */
 function publishAll() {
   const folder = newProject();
-  const dependencies = Object.keys(readJson(`${root}/package.json`).dependencies ?? {});
-  const others = dependencies.map((name) => `${folder}/${output("npm", ["pack", "--silent", "--ignore-scripts", `${root}/node_modules/${name}`], { cwd: folder }).trim()}`);
-  for (const tarball of [...Object.values(platforms), ...standIns(), ...others, main]) {
+  for (const tarball of [...Object.values(platforms), ...standIns(), main]) {
     check(`published: ${path.basename(tarball)}`, () => runIn(folder, "npm", "publish", "--provenance=false")(tarball));
   }
 }
@@ -348,7 +346,7 @@ function newProject() {
   writeFileSync(`${folder}/.yarnrc`, `registry "${url}"\ncache-folder "${base}/yarn-cache"\ndisable-self-update-check true\n`);
   writeFileSync(
     `${folder}/.yarnrc.yml`,
-    `npmRegistryServer: "${url}"\nunsafeHttpWhitelist: ["127.0.0.1"]\nenableTelemetry: false\nenableGlobalCache: false\nnpmMinimalAgeGate: 0\n`,
+    `npmRegistryServer: "${url}"\nunsafeHttpWhitelist: ["127.0.0.1"]\nenableTelemetry: false\nenableGlobalCache: false\nnpmMinimalAgeGate: 0\npnpEnableEsmLoader: true\n`,
   );
   writeFileSync(`${folder}/bunfig.toml`, `[install]\nregistry = "${url}"\ncache = "${base}/bun-cache"\n`);
   return folder;

@@ -1,6 +1,6 @@
 /**
  * `node scripts/release/version.mjs`: carries what package.json says to every file that repeats it: the
- * crate's version, the loader's, and the manifests of the platform packages, which are written whole.
+ * crate's version, `lib/version.js`, and the manifests of the platform packages, which are written whole.
  * `npm version` calls it. With `--check` it changes nothing and names what differs; the changelog must
  * have a section for the version, too. `--tag v1.2.3` also compares with the tag of a release.
  */
@@ -36,7 +36,7 @@ function keepVersion(file, pattern) {
 
 keepVersion("Cargo.toml", /^(version = )".*"/m);
 keepVersion("Cargo.lock", /^(name = "session-write-lock"\nversion = )".*"/m);
-keepVersion("lib/binary.js", /^(const VERSION = )".*"/m);
+keepVersion("lib/version.js", /^(module\.exports = )".*"/m);
 
 for (const target of TARGETS) {
   const folder = folderOf(target).slice(root.length + 1);
