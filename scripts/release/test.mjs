@@ -57,7 +57,7 @@ process.exitCode = failures > 0 ? 1 : 0;
 function testTarget(target) {
   const installed = install(target);
   if (RUNTIMES[target.name].length === 0) {
-    console.log(`${target.name}: built, not run: no registry has a Node for it`);
+    console.log(`${target.name}: built, not run: no Node for it is to be had`);
   }
   return RUNTIMES[target.name].flatMap((runtime) => {
     try {
