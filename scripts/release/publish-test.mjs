@@ -14,7 +14,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 
 import { pack } from "./pack.mjs";
-import { binaryOf, cache, exists, folderOf, makeFolder, output, readJson, root, TARGETS } from "./targets.mjs";
+import { binaryOf, cache, exists, folderOf, makeFolder, output, readJson, root, sha256, TARGETS } from "./targets.mjs";
 
 const TOOLS = {
   "@arethetypeswrong/cli": "0.18.5",
@@ -327,6 +327,15 @@ function publishAll() {
   }
 }
 
+/** What verify.sh asks of the real registry after a release. */
+function servedBytes() {
+  const folder = newProject();
+  check("the registry serves the bytes that were packed", () => {
+    runIn(folder, "npm", "pack", "--silent")(NAME);
+    expectEqual(sha256(`${folder}/${path.basename(main)}`), sha256(main));
+  });
+}
+
 /** yarn wants every platform's package to exist. For those that aren't built here, a manifest will do. */
 function standIns() {
   return TARGETS.filter(({ name }) => !platforms[name]).map((target) => {
@@ -412,6 +421,7 @@ const { main, platforms } = pack();
 const { url, stop } = await startRegistry();
 try {
   publishAll();
+  servedBytes();
   installers();
   withoutBinary();
   bundlers();
