@@ -180,12 +180,14 @@ function hint(unloadable) {
     : "";
 }
 
+/** CommonJS and ES modules have codes of their own for it. */
 function isMissing(error) {
-  return error.code === "MODULE_NOT_FOUND" || error.code === "ERR_MODULE_NOT_FOUND";
+  return String(error.code).endsWith("MODULE_NOT_FOUND");
 }
 
+/** Node's codes for its flags, and Deno's names. */
 function isForbidden(error) {
-  return ["ERR_DLOPEN_DISABLED", "ERR_ACCESS_DENIED"].includes(error.code) || ["NotCapable", "PermissionDenied"].includes(error.name);
+  return /_(DLOPEN_DISABLED|ACCESS_DENIED)$/.test(error.code) || ["NotCapable", "PermissionDenied"].includes(error.name);
 }
 
 module.exports = loadBinary();
