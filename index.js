@@ -9,7 +9,7 @@
  * both. So they share locks, listeners and error classes.
  */
 
-const { version } = require("./package.json");
+const version = require("./lib/version.js");
 
 const shared = (globalThis[Symbol.for(`session-write-lock@${version}`)] ??= require("./lib/api.js"));
 

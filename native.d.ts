@@ -186,6 +186,9 @@ export interface UsersFound {
   writer: string
 }
 
+/** The version that this binary was built from. The loader refuses a binary of another version. */
+export declare const VERSION: string
+
 /** For tests: what woke this process's waiters. */
 export declare function wakeUps(): WakeUps
 

@@ -225,17 +225,3 @@ test("the names that only CommonJS analysis finds can be imported one by one", (
   const output = execFileSync(process.execPath, ["--input-type=module", "-e", source], { cwd: root, encoding: "utf8" });
   expect(output.trim()).toBe("function true SessionWriteLockTimeoutError");
 });
-
-test("without a binary, loading says so and why", () => {
-  const load = `
-    try {
-      require(process.argv[1]);
-    } catch ({ code, cause }) {
-      console.log(code, cause.errors[0].code);
-    }
-  `;
-  const env = { ...process.env, NAPI_RS_NATIVE_LIBRARY_PATH: "/nowhere.node" };
-  const args = ["-e", load, path.join(root, "index.js")];
-  const printed = execFileSync(process.execPath, args, { encoding: "utf8", env });
-  expect(printed).toBe("OPENCLAW_SESSION_WRITE_LOCK_NO_BINARY MODULE_NOT_FOUND\n");
-});

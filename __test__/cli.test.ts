@@ -1209,7 +1209,7 @@ describe("the program", () => {
     for (const [words, code] of [[["status"], 2], [["run", "a", "--", "true"], 125]] as const) {
       const run = await call([...words], { program });
       expect(run).toMatchObject({ code, stdout: "" });
-      expect(run.stderr).toMatch(/^session-write-lock: session-write-lock has no native binary for .*\n$/);
+      expect(run.stderr).toMatch(/^session-write-lock: session-write-lock does not find the package of its binary for .*\n$/);
     }
   });
 

@@ -1,52 +1,193 @@
 "use strict";
 
+/**
+ * The loader of the binary. It takes, in this order: the file that the environment variable names, a build
+ * beside the sources, the package of this platform.
+ *
+ * Each package is named in a literal `require`: bundlers and file tracers follow only those. On Linux, both
+ * the glibc and the musl package are tried. npm installs by the libc of the distribution, and a Node may have
+ * the other one.
+ */
+
+const { existsSync } = require("node:fs");
 const path = require("node:path");
 
+const version = require("./version.js");
+
 const NO_BINARY_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NO_BINARY";
+const OVERRIDE = "SESSION_WRITE_LOCK_NATIVE_LIBRARY_PATH";
+const BUNDLING = "https://github.com/openclaw/session-write-lock/blob/main/docs/bundling.md";
 
 /** The folder of the package. */
 const root = path.dirname(__dirname);
 
-/**
- * The binary for this system: one that was built here, else that of the platform's package. Written
- * by hand: the loader that napi generates asks for a whole process report to tell glibc from musl.
- */
-function loadNative() {
-  const system = `${process.platform}-${process.arch}`;
-  const flavours = process.platform === "linux" ? [`${system}-gnu`, `${system}-musl`] : [system];
-  const candidates = process.env.NAPI_RS_NATIVE_LIBRARY_PATH
-    ? [process.env.NAPI_RS_NATIVE_LIBRARY_PATH]
-    : [
-        ...flavours.map((flavour) => `${root}/session-write-lock.${flavour}.node`),
-        ...flavours.map((flavour) => `session-write-lock-${flavour}`),
-      ];
-  const failures = [];
-  for (const candidate of candidates) {
-    try {
-      return loadBinary(candidate);
-    } catch (error) {
-      failures.push(error);
+const system = `${process.platform}-${process.arch}`;
+
+/** What the packages of a system end in. */
+const FLAVOURS = {
+  "linux-x64": ["gnu", "musl"],
+  "linux-arm64": ["gnu", "musl"],
+  "linux-arm": ["gnueabihf", "musleabihf"],
+};
+
+/** Why each candidate was not taken: `{ name, error }`. */
+const failures = [];
+
+function loadBinary() {
+  const override = process.env[OVERRIDE];
+  const binary = override ? loadFile(path.resolve(override)) : (loadLocalBuild() ?? loadPackage());
+  if (!binary) {
+    const cause = new AggregateError(failures.map(({ error }) => error), "every candidate for the binary failed");
+    const message = `session-write-lock ${explain(override)}`;
+    throw Object.assign(new Error(message, { cause }), { code: NO_BINARY_CODE });
+  }
+  return binary;
+}
+
+/** A build in a checkout; an installed package has none. */
+function loadLocalBuild() {
+  const flavours = FLAVOURS[system]?.map((flavour) => `${system}-${flavour}`) ?? [system];
+  for (const flavour of flavours) {
+    const file = `${root}/session-write-lock.${flavour}.node`;
+    // `dlopen` of a missing file takes ten times as long.
+    const binary = existsSync(file) ? loadFile(file) : undefined;
+    if (binary) {
+      return binary;
     }
   }
-  const tried = `none of these could be loaded: ${candidates.join(", ")}`;
-  throw Object.assign(
-    new Error(
-      `session-write-lock has no native binary for ${system}: install it again without omitting ` +
-        "optional dependencies, or run `npm run build` in a checkout of its sources (Rust needed)",
-      { cause: new AggregateError(failures, tried) },
-    ),
-    { code: NO_BINARY_CODE },
-  );
+  return undefined;
 }
 
-/** What is beside us needs no looking for; `require` would ask for every folder on the way. */
-function loadBinary(name) {
-  if (!name.startsWith(root)) {
-    return require(name);
+function loadFile(file) {
+  return attempt(file, () => {
+    const loaded = { exports: {} };
+    process.dlopen(loaded, file);
+    return loaded.exports;
+  });
+}
+
+/** One `try` around each `require`: bundlers then take a package that is not installed for optional. */
+function loadPackage() {
+  switch (system) {
+    case "linux-x64":
+      try {
+        return checked(require("@session-write-lock/linux-x64-gnu"));
+      } catch (error) {
+        note("@session-write-lock/linux-x64-gnu", error);
+      }
+      try {
+        return checked(require("@session-write-lock/linux-x64-musl"));
+      } catch (error) {
+        note("@session-write-lock/linux-x64-musl", error);
+      }
+      break;
+    case "linux-arm64":
+      try {
+        return checked(require("@session-write-lock/linux-arm64-gnu"));
+      } catch (error) {
+        note("@session-write-lock/linux-arm64-gnu", error);
+      }
+      try {
+        return checked(require("@session-write-lock/linux-arm64-musl"));
+      } catch (error) {
+        note("@session-write-lock/linux-arm64-musl", error);
+      }
+      break;
+    case "linux-arm":
+      try {
+        return checked(require("@session-write-lock/linux-arm-gnueabihf"));
+      } catch (error) {
+        note("@session-write-lock/linux-arm-gnueabihf", error);
+      }
+      try {
+        return checked(require("@session-write-lock/linux-arm-musleabihf"));
+      } catch (error) {
+        note("@session-write-lock/linux-arm-musleabihf", error);
+      }
+      break;
   }
-  const loaded = { exports: {} };
-  process.dlopen(loaded, name);
-  return loaded.exports;
+  return undefined;
 }
 
-module.exports = loadNative();
+function attempt(name, load) {
+  try {
+    return checked(load());
+  } catch (error) {
+    note(name, error);
+    return undefined;
+  }
+}
+
+function note(name, error) {
+  failures.push({ name, error });
+}
+
+/** An exported function may have changed its arguments between versions. */
+function checked(binary) {
+  if (binary.VERSION !== version) {
+    const message = `its version is ${binary.VERSION ?? "unknown"}, and session-write-lock is ${version}`;
+    throw Object.assign(new Error(message), { code: "VERSION_MISMATCH" });
+  }
+  return binary;
+}
+
+// --- What went wrong ----------------------------------------------------------------------------
+
+/** In one line: the command line shows errors so. */
+function explain(override) {
+  if (override) {
+    return `can't load the file that ${OVERRIDE} names: ${listed(failures)}`;
+  }
+  const mismatched = failures.filter(({ error }) => error.code === "VERSION_MISMATCH");
+  if (mismatched.length > 0) {
+    return `found a binary of another version: ${listed(mismatched)}. ${remedy("Install it again, so that all its packages have one version.")}`;
+  }
+  if (failures.some(({ error }) => isForbidden(error))) {
+    return (
+      "may not load its binary: the flags of this process forbid native addons. " +
+      "Node: leave out --no-addons; with --permission, add --allow-addons. Deno: add --allow-ffi, --allow-read, --allow-env."
+    );
+  }
+  const unloadable = failures.filter(({ error }) => !isMissing(error));
+  if (unloadable.length > 0) {
+    return `can't load its binary for ${system}: ${listed(unloadable)}${hint(unloadable)}`;
+  }
+  if (!FLAVOURS[system]) {
+    return `has no binary for ${system}. It has binaries for ${Object.keys(FLAVOURS).join(", ")}.`;
+  }
+  const advice = "Install again with optional dependencies: without --omit=optional or --no-optional. " +
+    "If node_modules or the lock file came from another system, delete both first. " +
+    `If this code is bundled: ${BUNDLING}`;
+  return `does not find the package of its binary for ${system}: ${failures.map(({ name }) => name).join(" or ")}. ${remedy(advice)}`;
+}
+
+/** An installed package has no sources to build. */
+function remedy(advice) {
+  return existsSync(`${root}/Cargo.toml`) ? "In this checkout, `npm run build` makes one (Rust is needed)." : advice;
+}
+
+function listed(some) {
+  return some.map(({ name, error }) => `${name}: ${String(error.message).split("\n")[0]}`).join("; ");
+}
+
+/** A package of the other libc can't be loaded, and the reason that the loader gives names a file that nobody knows. */
+function hint(unloadable) {
+  const header = process.report?.getReport?.()?.header;
+  const [own, other] = header?.glibcVersionRuntime ? ["glibc", "musl"] : ["musl", "glibc"];
+  const isOther = ({ name }) => name.includes("musl") === (other === "musl");
+  return process.platform === "linux" && header && unloadable.every(isOther)
+    ? `. This process runs on ${own}, and only the binary for ${other} is installed. With npm: npm install --libc=${own}`
+    : "";
+}
+
+/** CommonJS and ES modules have codes of their own for it. */
+function isMissing(error) {
+  return String(error.code).endsWith("MODULE_NOT_FOUND");
+}
+
+/** Node's codes for its flags, and Deno's names. */
+function isForbidden(error) {
+  return /_(DLOPEN_DISABLED|ACCESS_DENIED)$/.test(error.code) || ["NotCapable", "PermissionDenied"].includes(error.name);
+}
+
+module.exports = loadBinary();

@@ -37,6 +37,10 @@ use crate::process;
 use crate::record::Record;
 use crate::verdict::{Ground, Judgement, Report};
 
+/// The version that this binary was built from. The loader refuses a binary of another version.
+#[napi]
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Calls the client's function from any thread. Weak: it keeps no process alive.
 type Tell = Arc<ThreadsafeFunction<Message, (), Message, Status, false, true>>;
 

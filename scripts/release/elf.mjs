@@ -1,0 +1,80 @@
+/** What an ELF file says about itself: the processor, and the versions of glibc that it needs. */
+
+import { readFileSync } from "node:fs";
+
+const SECTION_VERSION_NEEDS = 0x6ffffffe;
+const SECTION_DYNAMIC = 6;
+const NEEDED = 1;
+
+/**
+ * `{ size, machine, needed, glibc }` of a shared library: `needed` are the libraries that it asks for,
+ * `glibc` is the highest version of glibc's symbols among those it needs, `undefined` without any.
+ */
+export function inspectBinary(file) {
+  const bytes = readFileSync(file);
+  if (bytes.length < 64 || bytes.readUInt32BE(0) !== 0x7f454c46) {
+    throw new Error(`${file} is no ELF file`);
+  }
+  const wide = bytes[4] === 2;
+  const word = (at) => (wide ? Number(bytes.readBigUInt64LE(at)) : bytes.readUInt32LE(at));
+  const sectionsAt = word(wide ? 0x28 : 0x20);
+  const [sectionSize, sectionCount] = [0, 2].map((at) => bytes.readUInt16LE((wide ? 0x3a : 0x2e) + at));
+  const sections = Array.from({ length: sectionCount }, (_, index) => {
+    const at = sectionsAt + index * sectionSize;
+    const [offset, size] = wide ? [at + 0x18, at + 0x20] : [at + 0x10, at + 0x14];
+    return {
+      type: bytes.readUInt32LE(at + 4),
+      offset: word(offset),
+      size: word(size),
+      link: bytes.readUInt32LE(at + (wide ? 0x28 : 0x18)),
+      info: bytes.readUInt32LE(at + (wide ? 0x2c : 0x1c)),
+    };
+  });
+  const text = (section, at) => {
+    const start = sections[section.link].offset + at;
+    return bytes.toString("latin1", start, bytes.indexOf(0, start));
+  };
+
+  const needed = [];
+  for (const section of sections.filter(({ type }) => type === SECTION_DYNAMIC)) {
+    const step = wide ? 16 : 8;
+    for (let at = section.offset; at < section.offset + section.size; at += step) {
+      if (word(at) === NEEDED) {
+        needed.push(text(section, word(at + step / 2)));
+      }
+    }
+  }
+
+  const versions = [];
+  for (const section of sections.filter(({ type }) => type === SECTION_VERSION_NEEDS)) {
+    let at = section.offset;
+    for (let file = 0; file < section.info; file += 1) {
+      let entry = at + bytes.readUInt32LE(at + 8);
+      for (let left = bytes.readUInt16LE(at + 2); left > 0; left -= 1) {
+        versions.push(text(section, bytes.readUInt32LE(entry + 8)));
+        entry += bytes.readUInt32LE(entry + 12);
+      }
+      at += bytes.readUInt32LE(at + 12);
+    }
+  }
+  const glibcs = versions.filter((name) => name.startsWith("GLIBC_")).map((name) => name.slice("GLIBC_".length));
+  return {
+    size: bytes.length,
+    machine: bytes.readUInt16LE(0x12),
+    needed,
+    glibc: glibcs.sort(compareVersions).at(-1),
+  };
+}
+
+/** Compares versions number by number. */
+export function compareVersions(left, right) {
+  const numbers = (version) => version.split(".").map(Number);
+  const [a, b] = [numbers(left), numbers(right)];
+  for (let index = 0; index < Math.max(a.length, b.length); index += 1) {
+    const difference = (a[index] ?? 0) - (b[index] ?? 0);
+    if (difference !== 0) {
+      return difference;
+    }
+  }
+  return 0;
+}
