@@ -134,17 +134,17 @@ export const MUTANTS = [
   // --- Releasing
   {
     name: "a release removes only its own",
-    edits: [[FILE, "if ours { remove(", "if ours || true { remove("]],
+    edits: [[FILE, "            if ours {\n                remove(", "            if ours || true {\n                remove("]],
     by: BESIDE_OLDER,
   },
   {
     name: "a release unlinks before it unlocks",
-    edits: [[FILE, "let removed = self\n", "let _ = unlock(self.paths.lock(), &self.file);\n        let removed = self\n"]],
+    edits: [[FILE, "let was_ours = self.is_at", "let _ = unlock(self.paths.lock(), &self.file);\n        let was_ours = self.is_at"]],
     by: "machines",
   },
   {
     name: "the turn is given back last",
-    edits: [[FILE, "let removed = self\n", "if let Some(place) = &self.place {\n            place.clone().give_up();\n        }\n        let removed = self\n"]],
+    edits: [[FILE, "let was_ours = self.is_at", "if let Some(place) = &self.place {\n            place.clone().give_up();\n        }\n        let was_ours = self.is_at"]],
     by: "rules::the_next_sleeps_until_the_holder_has_released",
   },
   // --- The queue
