@@ -402,6 +402,14 @@ describe("withLock", () => {
       }),
     );
     expect(exceeded).toBe(reason);
+    const thrown = await refusal(() =>
+      withLock(file, { maxHoldMs: 10, onWarning() {} }, async ({ signal }) => {
+        await new Promise((resolve) => signal.addEventListener("abort", resolve));
+        signal.throwIfAborted();
+      }),
+    );
+    expect(thrown).toMatchObject({ how: "hold-exceeded" });
+    expect(thrown.cause).toBe(undefined);
     expect(exceeded).toMatchObject({ how: "hold-exceeded" });
   });
 

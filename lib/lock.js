@@ -74,7 +74,9 @@ async function withLock(file, options, run) {
  */
 function throwIfLost(loss, cause) {
   if (loss instanceof GENERAL.LostError) {
-    loss.cause ??= cause;
+    if (cause !== loss) {
+      loss.cause ??= cause;
+    }
     throw loss;
   }
 }
