@@ -10,7 +10,8 @@
  * look at A's last write: if B's second read comes after it, B finds another counter or no name;
  * if not, both write the same number, and the counter ends one short.
  *
- * Nobody who uses it may be killed inside: a name that stays behind would be told as an overlap.
+ * A process can be killed inside. Then its name stays, and proves nothing: so a name counts only while
+ * its process lives.
  */
 
 import { openSync, readFileSync, readSync, writeFileSync, writeSync } from "node:fs";
@@ -18,6 +19,7 @@ import { openSync, readFileSync, readSync, writeFileSync, writeSync } from "node
 const COUNTER = 0;
 const OWNER = 8;
 const BYTES = 16;
+const NUMBERS = 1_000_000n;
 
 export function createWitness(path) {
   writeFileSync(path, Buffer.alloc(BYTES));
@@ -34,15 +36,17 @@ export class Witness {
   #mine = Buffer.alloc(BYTES - OWNER);
   overlaps = 0;
 
-  constructor(path) {
+  /** `number` tells apart those in one process; below a million. */
+  constructor(path, number = 0) {
     this.#fd = openSync(path, "r+");
-    this.#mine.writeBigUInt64LE(BigInt(process.pid));
+    this.#mine.writeBigUInt64LE(BigInt(process.pid) * NUMBERS + BigInt(number));
   }
 
   /** Right after the lock was acquired. */
   enter() {
     readSync(this.#fd, this.#before, 0, BYTES, 0);
-    if (this.#before.readBigUInt64LE(OWNER) !== 0n) {
+    const owner = this.#before.readBigUInt64LE(OWNER);
+    if (owner !== 0n && isRunning(owner / NUMBERS)) {
       this.overlaps += 1;
     }
     writeSync(this.#fd, this.#mine, 0, this.#mine.length, OWNER);
@@ -58,5 +62,17 @@ export class Witness {
     const next = Buffer.alloc(BYTES);
     next.writeBigUInt64LE(this.#before.readBigUInt64LE(COUNTER) + 1n, COUNTER);
     writeSync(this.#fd, next, 0, BYTES, 0);
+  }
+}
+
+/** Whether a process exists and is not about to end: the kernel frees its locks before it is gone. */
+function isRunning(pid) {
+  const PF_EXITING = 0x4; // include/linux/sched.h
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    const [state, , , , , , flags] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return !"ZX".includes(state) && (Number(flags) & PF_EXITING) === 0;
+  } catch {
+    return false;
   }
 }

@@ -15,10 +15,10 @@ import path from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
 
+import { countIn, createWitness } from "../benches/witness.mjs";
 import { root, setUp } from "./setup.mjs";
 import { chance } from "./storm/chance.mjs";
 import { readTally } from "./storm/tally.mjs";
-import { countIn, createWitness } from "./storm/witness.mjs";
 
 const NUMBERS = { seconds: 60, processes: 8, sessions: 4, tasks: 3, workers: 1, seed: 1 };
 

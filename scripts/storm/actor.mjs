@@ -13,7 +13,7 @@ import { isMainThread, Worker, workerData } from "node:worker_threads";
 import { acquireSessionWriteLock, lock, tryLock, withLock } from "../../index.js";
 import { chance } from "./chance.mjs";
 import { Tally } from "./tally.mjs";
-import { Witness } from "./witness.mjs";
+import { Witness } from "../../benches/witness.mjs";
 
 /** `{ folder, sessions, slot, seed, tasks, workers }` */
 const plan = workerData ?? JSON.parse(process.argv[2]);
@@ -30,16 +30,18 @@ subscribe("session-write-lock:wait", ({ waitedMs }) => tally.raise("longestWaitM
 
 /** Each task has a witness for each session: tasks of one thread exclude each other, too. */
 function witnesses(task) {
-  const name = BigInt(process.pid) * 1_000_000n + BigInt((slot % 1_000) * 1_000 + task + 1);
-  return files.map((file) => new Witness(`${file.slice(0, -".jsonl".length)}.witness`, name));
+  const number = (slot % 1_000) * 1_000 + task;
+  return files.map((file) => new Witness(`${file.slice(0, -".jsonl".length)}.witness`, number));
 }
 
 async function beAlone(random, witness) {
-  const overlaps = witness.enter();
+  const before = witness.overlaps;
+  witness.enter();
   if (random.one(20)) {
     await delay(random.below(3));
   }
-  tally.add("doubleHolds", overlaps + witness.leave());
+  witness.leave();
+  tally.add("doubleHolds", witness.overlaps - before);
   tally.add("acquisitions", 1);
 }
 
