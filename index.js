@@ -13,62 +13,32 @@ const version = require("./lib/version.js");
 
 const shared = (globalThis[Symbol.for(`session-write-lock@${version}`)] ??= require("./lib/api.js"));
 
-const {
-  lock,
-  tryLock,
-  withLock,
-  inspectLock,
-  heldLocks,
-  LockTimeoutError,
-  LockLostError,
-  LOCK_ERROR_CODES,
-  isLockTimeoutError,
-  isLockLostError,
+// One assignment for each name: that is what makes each of them importable from ES modules.
+exports.lock = shared.lock;
+exports.tryLock = shared.tryLock;
+exports.withLock = shared.withLock;
+exports.inspectLock = shared.inspectLock;
+exports.heldLocks = shared.heldLocks;
+exports.LockTimeoutError = shared.LockTimeoutError;
+exports.LockLostError = shared.LockLostError;
+exports.LOCK_ERROR_CODES = shared.LOCK_ERROR_CODES;
+exports.isLockTimeoutError = shared.isLockTimeoutError;
+exports.isLockLostError = shared.isLockLostError;
 
-  acquireSessionWriteLock,
-  tryAcquireSessionWriteLock,
-  releaseAllSessionWriteLocks,
-  inspectSessionLock,
-  cleanStaleLockFiles,
-  heldSessionWriteLocks,
-  SessionWriteLockTimeoutError,
-  SessionWriteLockLostError,
+exports.acquireSessionWriteLock = shared.acquireSessionWriteLock;
+exports.tryAcquireSessionWriteLock = shared.tryAcquireSessionWriteLock;
+exports.releaseAllSessionWriteLocks = shared.releaseAllSessionWriteLocks;
+exports.inspectSessionLock = shared.inspectSessionLock;
+exports.cleanStaleLockFiles = shared.cleanStaleLockFiles;
+exports.heldSessionWriteLocks = shared.heldSessionWriteLocks;
+exports.SessionWriteLockTimeoutError = shared.SessionWriteLockTimeoutError;
+exports.SessionWriteLockLostError = shared.SessionWriteLockLostError;
 
-  isAlive,
-  getProcessComm,
-  getProcessCommForPid,
-  getProcessStartTime,
-  __testing,
-} = shared;
-
-// Plain names only: that is what makes each of them importable from ES modules.
-module.exports = {
-  lock,
-  tryLock,
-  withLock,
-  inspectLock,
-  heldLocks,
-  LockTimeoutError,
-  LockLostError,
-  LOCK_ERROR_CODES,
-  isLockTimeoutError,
-  isLockLostError,
-
-  acquireSessionWriteLock,
-  tryAcquireSessionWriteLock,
-  releaseAllSessionWriteLocks,
-  inspectSessionLock,
-  cleanStaleLockFiles,
-  heldSessionWriteLocks,
-  SessionWriteLockTimeoutError,
-  SessionWriteLockLostError,
-
-  isAlive,
-  getProcessComm,
-  getProcessCommForPid,
-  getProcessStartTime,
-  __testing,
-};
+exports.isAlive = shared.isAlive;
+exports.getProcessComm = shared.getProcessComm;
+exports.getProcessCommForPid = shared.getProcessCommForPid;
+exports.getProcessStartTime = shared.getProcessStartTime;
+exports.__testing = shared.__testing;
 
 /** For this package's own tests and benchmarks: see `native.js`. */
-module.exports[Symbol.for("session-write-lock.native")] = shared.native;
+exports[Symbol.for("session-write-lock.native")] = shared.native;
