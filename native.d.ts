@@ -40,7 +40,7 @@ export declare class Inspections {
   progress(): SweepProgress
 }
 
-/** A hold that the watchdog has ended. `Client.heard` confirms it. */
+/** A hold that the watchdog has ended. `watchdog_heard` confirms it. */
 export interface ExceededHold {
   /** The acquisitions that shared it. */
   handles: Array<number>

@@ -93,7 +93,7 @@ pub struct Message {
     pub exceeded: Option<ExceededHold>,
 }
 
-/// A hold that the watchdog has ended. `Client.heard` confirms it.
+/// A hold that the watchdog has ended. `watchdog_heard` confirms it.
 #[napi(object)]
 pub struct ExceededHold {
     /// The acquisitions that shared it.
@@ -236,18 +236,9 @@ impl Client {
         allow_reentrant: bool,
         label: Option<String>,
     ) -> Option<Outcome> {
-        let request = Request {
-            environment: self.environment,
-            ticket: self.ticket(ticket),
-            handle: locks::new_handle(),
-            session_file: PathBuf::from(session_file),
-            timeout_ms: timeout_ms.is_finite().then(|| whole_ms(timeout_ms)),
-            stale_ms: whole_ms(stale_ms),
-            max_hold_ms: max_hold_ms.is_finite().then(|| whole_ms(max_hold_ms)),
-            label: label.map(Arc::from),
-            spares_foreign: self.is_general,
-            allow_reentrant,
-        };
+        let ticket = self.ticket(ticket);
+        let times = (timeout_ms, stale_ms, max_hold_ms);
+        let request = self.request(ticket, session_file, times, allow_reentrant, label);
         self.now_or_later(request.ticket, |recipient| {
             let deliver = |result: std::result::Result<Grant, Error>| {
                 recipient.deliver(result.map_or_else(Outcome::from, Outcome::from));
@@ -267,18 +258,9 @@ impl Client {
         allow_reentrant: bool,
         label: Option<String>,
     ) -> Outcome {
-        let request = Request {
-            environment: self.environment,
-            ticket: self.ticket(0.0),
-            handle: locks::new_handle(),
-            session_file: PathBuf::from(session_file),
-            timeout_ms: None,
-            stale_ms: whole_ms(stale_ms),
-            max_hold_ms: max_hold_ms.is_finite().then(|| whole_ms(max_hold_ms)),
-            label: label.map(Arc::from),
-            spares_foreign: self.is_general,
-            allow_reentrant,
-        };
+        let times = (f64::INFINITY, stale_ms, max_hold_ms);
+        let ticket = self.ticket(0.0);
+        let request = self.request(ticket, session_file, times, allow_reentrant, label);
         match locks::try_acquire(&request) {
             Ok(Some(grant)) => grant.into(),
             Ok(None) => Outcome { contended: Some(true), ..Outcome::default() },
@@ -341,6 +323,29 @@ impl Client {
             tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
         };
         locks::watch_wanted(handle_from(handle), Arc::new(tell_wanted));
+    }
+
+    fn request(
+        &self,
+        ticket: Ticket,
+        session_file: String,
+        (timeout_ms, stale_ms, max_hold_ms): (f64, f64, f64),
+        allow_reentrant: bool,
+        label: Option<String>,
+    ) -> Request {
+        let limit = |ms: f64| ms.is_finite().then(|| whole_ms(ms));
+        Request {
+            environment: self.environment,
+            ticket,
+            handle: locks::new_handle(),
+            session_file: PathBuf::from(session_file),
+            timeout_ms: limit(timeout_ms),
+            stale_ms: whole_ms(stale_ms),
+            max_hold_ms: limit(max_hold_ms),
+            label: label.map(Arc::from),
+            spares_foreign: self.is_general,
+            allow_reentrant,
+        }
     }
 
     /// Runs `start`. Returns the outcome if it is delivered on this thread before `start` returns; else the

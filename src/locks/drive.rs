@@ -159,7 +159,7 @@ fn note<T>(paths: &LockPaths, event: impl FnOnce(&mut Registry, Instant) -> T) -
                         // After all of its environment nobody is left to ask.
                         let acquisition = match loss {
                             Loss::Released => continue,
-                            Loss::HoldExceeded => Acquisition::Ending(*loss, Vec::new()),
+                            Loss::HoldExceeded => Acquisition::Ending(Vec::new()),
                             Loss::Removed => Acquisition::Lost(*loss),
                         };
                         registry.handles.insert(*handle, acquisition);
@@ -382,20 +382,20 @@ fn release_exceeded(paths: &LockPaths, held: Arc<HeldLock>, exceeded: Exceeded) 
 
 /// The lock of this acquisition is released. Tells who has released it meanwhile.
 fn end_acquisition(handle: Handle) {
-    let (loss, waiting) = with_registry(|registry| match registry.handles.remove(&handle) {
-        Some(Acquisition::Ending(loss, waiting)) => {
-            if waiting.is_empty() {
-                registry.handles.insert(handle, Acquisition::Lost(loss));
-            }
-            (loss, waiting)
+    let waiting = with_registry(|registry| {
+        let Some(Acquisition::Ending(waiting)) = registry.handles.get_mut(&handle) else {
+            return Vec::new();
+        };
+        let waiting = std::mem::take(waiting);
+        if waiting.is_empty() {
+            registry.handles.insert(handle, Acquisition::Lost(Loss::HoldExceeded));
+        } else {
+            registry.handles.remove(&handle);
         }
-        other => {
-            registry.handles.extend(other.map(|other| (handle, other)));
-            (Loss::HoldExceeded, Vec::new())
-        }
+        waiting
     });
     for done in waiting {
-        done(Ok(Some(loss)));
+        done(Ok(Some(Loss::HoldExceeded)));
     }
 }
 
@@ -459,6 +459,7 @@ mod tests {
             },
             deadline: None,
             has_waited: false,
+            is_taken_over: false,
             caller: (),
         };
         let mut lock = Lock::new(paths.clone(), true);

@@ -149,7 +149,7 @@ struct Registry {
 enum Acquisition {
     Held(LockPaths),
     /// The watchdog has ended it, and its lock is still being released. Who releases it meanwhile is told after that.
-    Ending(Loss, Vec<Released>),
+    Ending(Vec<Released>),
     Lost(Loss),
 }
 
@@ -187,7 +187,7 @@ pub fn acquire(request: Request, deliver: Deliver) {
     let timeout = request.timeout_ms.map(Duration::from_millis);
     let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
     let caller = Caller { deliver, since: now, restarts: 0, overdue: None, _keeper: keeper };
-    arrive(Waiter { request, deadline, has_waited: false, caller });
+    arrive(Waiter { request, deadline, has_waited: false, is_taken_over: false, caller });
 }
 
 fn no_timers(errno: Errno, path: &Path) -> Error {
@@ -377,7 +377,8 @@ pub fn watch_loss(handle: Handle, tell: TellLoss) -> Option<Loss> {
     drive::watch_loss(handle, tell);
     with_registry(|registry| match registry.handles.get(&handle) {
         Some(Acquisition::Held(_)) => None,
-        Some(Acquisition::Ending(loss, _) | Acquisition::Lost(loss)) => Some(*loss),
+        Some(Acquisition::Ending(_)) => Some(Loss::HoldExceeded),
+        Some(Acquisition::Lost(loss)) => Some(*loss),
         None => Some(Loss::Released),
     })
 }
@@ -406,7 +407,7 @@ pub fn heard(handle: Handle) -> bool {
 pub fn release(handle: Handle, done: Released) {
     let mut done = Some(done);
     let released = with_registry(|registry| {
-        if let Some(Acquisition::Ending(_, waiting)) = registry.handles.get_mut(&handle) {
+        if let Some(Acquisition::Ending(waiting)) = registry.handles.get_mut(&handle) {
             waiting.extend(done.take());
             return None;
         }
@@ -417,10 +418,9 @@ pub fn release(handle: Handle, done: Released) {
     };
     let paths = match released {
         Some(Acquisition::Held(paths)) => paths,
-        Some(Acquisition::Ending(loss, _) | Acquisition::Lost(loss)) => {
-            return done(Ok(Some(loss)));
-        }
-        None => return done(Ok(None)),
+        Some(Acquisition::Lost(loss)) => return done(Ok(Some(loss))),
+        // `Ending` was dealt with above.
+        Some(Acquisition::Ending(_)) | None => return done(Ok(None)),
     };
     let Some(lock) = happen_here(&paths, |lock, _| lock.release(handle)) else {
         return done(Ok(None));

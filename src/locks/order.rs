@@ -25,6 +25,8 @@ pub struct Waiter<C> {
     pub deadline: Option<Instant>,
     /// Whether somebody was in its way.
     pub has_waited: bool,
+    /// Whether its lock replaced a dead one.
+    pub is_taken_over: bool,
     /// The driver's own data.
     pub caller: C,
 }

@@ -194,6 +194,7 @@ impl Machine {
                     request: request(self.acquired),
                     deadline: None,
                     has_waited: false,
+                    is_taken_over: false,
                     caller: (),
                 };
                 self.lock.acquire(self.now, waiter);

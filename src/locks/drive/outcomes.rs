@@ -45,15 +45,10 @@ pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
         }
         return todo;
     }
-    let is_taken_over = with_registry(|registry| {
-        // Later acquisitions share a hold that is reported already.
-        let hold = registry.locks.get(paths).and_then(|entry| entry.lock.hold());
-        hold.is_some_and(|it| it.lock.is_taken_over() && it.handles.first() == Some(&handle))
-    });
     let grant = Grant {
         handle,
         lock_path: paths.lock().to_owned(),
-        is_taken_over,
+        is_taken_over: waiter.is_taken_over,
         has_waited: waiter.has_waited,
     };
     (waiter.caller.deliver)(Ok(grant));

@@ -121,17 +121,10 @@ pub fn watch_loss(handle: Handle, tell: TellLoss) {
     };
     if is_new {
         let its_paths = paths.clone();
-        match os::on_change(held.file(), move || {
+        let watch = os::on_change(held.file(), move || {
             happen_by_timer(&its_paths, |lock, _| lock.check_path());
-        }) {
-            Ok(watch) => with_registry(|registry| {
-                if let Some(entry) = registry.locks.get_mut(&paths).filter(|e| e.lock.holds(&held))
-                {
-                    entry.loss_watch = Some(watch);
-                }
-            }),
-            Err(_) => begin_to_check(&paths, &held, Check::Loss),
-        }
+        });
+        keep_watch(&paths, &held, Check::Loss, watch);
     }
     // The lock may have been lost before the watch was set up.
     happen_here(&paths, |lock, _| lock.check_path());
@@ -144,20 +137,26 @@ pub enum Check {
     Waiters,
 }
 
-/// Makes the check once a second for as long as the lock is held, unless that is done already.
-fn begin_to_check(paths: &LockPaths, held: &Arc<HeldLock>, check: Check) {
-    let is_new = with_registry(|registry| {
+/// Keeps the watch for as long as the lock is held. Without one, makes the check once a second, unless that is
+/// done already.
+fn keep_watch(paths: &LockPaths, held: &Arc<HeldLock>, check: Check, watch: os::Result<os::Watch>) {
+    let begins_to_check = with_registry(|registry| {
         let Some(entry) = registry.locks.get_mut(paths).filter(|entry| entry.lock.holds(held))
         else {
             return false;
         };
-        let is_new = !entry.checks.contains(&check);
-        if is_new {
-            entry.checks.push(check);
+        match (watch, check) {
+            (Ok(watch), Check::Loss) => entry.loss_watch = Some(watch),
+            (Ok(watch), Check::Waiters) => entry.wanted_watch = Some(watch),
+            (Err(_), _) if entry.checks.contains(&check) => {}
+            (Err(_), _) => {
+                entry.checks.push(check);
+                return true;
+            }
         }
-        is_new
+        false
     });
-    if is_new {
+    if begins_to_check {
         check_later(paths.clone(), Arc::downgrade(held), check);
     }
 }
@@ -191,15 +190,8 @@ pub fn watch_wanted(handle: Handle, tell: TellWanted) {
     };
     if is_new && held.is_trusted() {
         let its_paths = paths.clone();
-        match os::on_touch(&paths.queue(), move || look_for_waiters(&its_paths)) {
-            Ok(watch) => with_registry(|registry| {
-                if let Some(entry) = registry.locks.get_mut(&paths).filter(|e| e.lock.holds(&held))
-                {
-                    entry.wanted_watch = Some(watch);
-                }
-            }),
-            Err(_) => begin_to_check(&paths, &held, Check::Waiters),
-        }
+        let watch = os::on_touch(&paths.queue(), move || look_for_waiters(&its_paths));
+        keep_watch(&paths, &held, Check::Waiters, watch);
     }
     // Somebody may wait already.
     look_for_waiters(&paths);

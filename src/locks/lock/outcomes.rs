@@ -14,11 +14,12 @@ use crate::verdict::Report;
 impl<C> Lock<C> {
     /// Grants the lock to the first waiter. If all waiters have given up, releases it.
     pub(super) fn grant_first(&mut self, now: Instant, lock: Arc<HeldLock>) {
-        let Some(waiter) = self.waiters.pop_front() else {
+        let Some(mut waiter) = self.waiters.pop_front() else {
             self.stage = Stage::Busy;
             self.orders.push_back(Order::Release(lock, None));
             return;
         };
+        waiter.is_taken_over = lock.is_taken_over();
         self.take_hold(now, lock, &waiter.request);
         self.orders.push_back(Order::Grant(waiter));
         self.share_with_waiters();
