@@ -110,6 +110,7 @@ impl HeldLock {
         let place = self.place.clone().and_then(|mut place| {
             place.give_up();
             if place.is_shared() {
+                place.close_later(&self.file.file);
                 return Some(place);
             }
             place.leave();

@@ -2,7 +2,7 @@
 //!
 //! A contender that saw the file empty, half written or without its flock would judge it dead. So the file is
 //! made without a name, flocked and written; a crash before it gets its name leaves no file. This package
-//! writes into no other files, and only here.
+//! writes into no other files, and only here (and one byte in `blank`).
 
 use std::path::Path;
 

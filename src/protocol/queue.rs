@@ -50,6 +50,8 @@ pub struct Place {
     has_turn: bool,
     /// Our future lock file, if it was prepared.
     blank: Option<Blank>,
+    /// The lock file of our last hold, if it is still open.
+    released: Option<File>,
 }
 
 /// The result of [`Place::try_turn`].
@@ -109,7 +111,15 @@ impl Place {
         }
         let file = os::reopen_for_writing(&file).ok()?;
         let paths = paths.clone();
-        Some(Self { paths, file, id: status.id, byte: None, has_turn: false, blank: None })
+        Some(Self {
+            paths,
+            file,
+            id: status.id,
+            byte: None,
+            has_turn: false,
+            blank: None,
+            released: None,
+        })
     }
 
     /// Joins the queue if we have no place yet, and asks whether it is our turn.
@@ -194,11 +204,20 @@ impl Place {
         Ok(None)
     }
 
-    /// Creates the blank before it is our turn. On failure the attempt creates the file.
+    /// For a wait: creates the blank before it is our turn, and closes the file of our last hold. If there is no
+    /// blank, the attempt creates the file.
     pub fn prepare(&mut self) {
+        self.released = None;
         if self.blank.is_none() {
-            self.blank = Blank::create(&self.paths).ok().flatten();
+            self.blank = Blank::create_ahead(&self.paths);
         }
+    }
+
+    /// Closes `file`, a lock file that we have released, later: with the place, or at our next wait. Closing the
+    /// last descriptor of a file without a name frees the inode, which takes as long as the rest of the release;
+    /// the process that has just been woken often waits for this processor.
+    pub fn close_later(&mut self, file: &File) {
+        self.released = Some(file.clone());
     }
 
     /// Takes the blank out.
