@@ -26,6 +26,10 @@ const TITLES = {
 
 /** What a table's columns show, where they are not p50, p90, p99. */
 const COLUMNS = {
+  "hand-off-timeline": {
+    "session-write-lock, µs": ({ addon }) => microseconds(addon),
+    "fs-ext flock, µs": (row) => microseconds(row["fs-ext"]),
+  },
   "kill-storm": {
     kills: ({ kills }) => kills,
     "double holds": ({ doubleHolds }) => doubleHolds,
@@ -76,6 +80,10 @@ function number(value) {
   return value >= 100 ? value.toFixed(0) : value >= 1 ? value.toFixed(2) : value.toFixed(4);
 }
 
+function microseconds(value) {
+  return value === null ? "–" : value.toFixed(value < 10 ? 1 : 0);
+}
+
 function table(head, rows) {
   const line = (cells) => `| ${cells.join(" | ")} |`;
   const rule = head.map((_, index) => (index === 0 ? "---" : "---:"));
@@ -85,6 +93,9 @@ function table(head, rows) {
 export function renderScenario({ id }, results) {
   const columns = COLUMNS[id] ?? PERCENTILES;
   const rows = Object.entries(results[id]).filter(([, row]) => typeof row === "object");
+  if (rows.length === 0) {
+    return "Not measured: this machine lacks the means.";
+  }
   return table(
     ["", ...Object.keys(columns)],
     rows.map(([name, row]) => [TITLES[name] ?? name, ...Object.values(columns).map((show) => show(row))]),

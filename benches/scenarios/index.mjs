@@ -3,6 +3,7 @@
 import { contenders, waiters } from "./crowd.mjs";
 import { storm, takeover } from "./deaths.mjs";
 import { handOffInside, handOffLong, handOffShort } from "./handoff.mjs";
+import { handOffTimeline } from "./timeline.mjs";
 import { longWait } from "./idle.mjs";
 import { load } from "./load.mjs";
 import { mainThread } from "./mainthread.mjs";
@@ -14,6 +15,7 @@ export const scenarios = [
   synchronous,
   handOffShort,
   handOffLong,
+  handOffTimeline,
   handOffInside,
   wanted,
   takeover,
