@@ -3,6 +3,10 @@
 
 /** One face of the lock, of one copy of `index.js`, in one JavaScript world. */
 export declare class Client {
+  /** Looks at one lock, by the name of its session file or its own; both absolute. */
+  inspect(ticket: number, path: string, staleMs: number, nowMs: number | undefined | null, withUsers: boolean): Inspections
+  /** Looks at all locks of a folder, and removes the dead ones if that is asked for. */
+  sweep(ticket: number, folder: string, staleMs: number, nowMs: number | undefined | null, removesDead: boolean, recursive: boolean, anyName: boolean, withUsers: boolean): Inspections
   constructor(tell: (arg: Message) => void, isGeneral: boolean)
   /**
    * The outcome, if there is one by the time this returns; else it is told under `ticket`.
@@ -25,10 +29,6 @@ export declare class Client {
   watchLoss(handle: number): string | null
   /** Tells under the handle as soon as somebody waits for this lock. */
   watchWanted(handle: number): void
-  /** Looks at one lock, by the name of its session file or its own; both absolute. */
-  inspect(ticket: number, path: string, staleMs: number, nowMs: number | undefined | null, withUsers: boolean): Inspections
-  /** Looks at all locks of a folder, and removes the dead ones if that is asked for. */
-  sweep(ticket: number, folder: string, staleMs: number, nowMs: number | undefined | null, removesDead: boolean, recursive: boolean, anyName: boolean, withUsers: boolean): Inspections
 }
 
 /** The results of an inspection or a sweep; complete once the ticket's outcome was told. */

@@ -17,11 +17,13 @@
     reason = "napi decides how arguments come; JavaScript has one kind of number"
 )]
 
+mod inspection;
+mod messages;
+
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use napi::bindgen_prelude::{Env, Function, Result, Status};
@@ -29,13 +31,10 @@ use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
 use crate::error::Error;
-use crate::locks::sweep::{self, Found, Measure, Names, Progress};
-use crate::locks::users::{User, Users};
-use crate::locks::{self, Environment, Exceeded, Grant, Handle, Held, Loss, Request, Ticket};
+use crate::locks::{self, Environment, Grant, Handle, Loss, Request, Ticket};
 use crate::os;
 use crate::process;
-use crate::record::Record;
-use crate::verdict::{Ground, Judgement, Report};
+use messages::{Message, Outcome, exceeded_hold, loss_name};
 
 /// The version that this binary was built from. The loader refuses a binary of another version.
 #[napi]
@@ -76,90 +75,6 @@ fn faces(env: &Env) -> Result<Faces> {
     })?;
     FACES.set(Some(faces));
     Ok(faces)
-}
-
-/// A message to a client. With `ticket`: the outcome of a call. With `handle`: the loss of a lock.
-#[napi(object)]
-#[derive(Default)]
-pub struct Message {
-    pub ticket: Option<f64>,
-    pub outcome: Option<Outcome>,
-    pub handle: Option<f64>,
-    /// See `loss_name`.
-    pub loss: Option<String>,
-    /// Somebody waits for the lock with this handle.
-    pub is_wanted: Option<bool>,
-    /// The watchdog has ended a hold.
-    pub exceeded: Option<ExceededHold>,
-}
-
-/// A hold that the watchdog has ended. `watchdog_heard` confirms it.
-#[napi(object)]
-pub struct ExceededHold {
-    /// The acquisitions that shared it.
-    pub handles: Vec<f64>,
-    pub lock_path: String,
-    pub held_for_ms: f64,
-    pub max_hold_ms: f64,
-    pub label: Option<String>,
-}
-
-/// The outcome of an acquire or a release. Empty: the release, or the inspection, succeeded.
-#[napi(object)]
-#[derive(Default)]
-pub struct Outcome {
-    pub granted: Option<Granted>,
-    pub timeout: Option<Timeout>,
-    pub refusal: Option<Refusal>,
-    /// The lock is contended, and the caller didn't want to wait.
-    pub contended: Option<bool>,
-    /// Of a release: how the lock was lost before. See `loss_name`.
-    pub lost: Option<String>,
-}
-
-#[napi(object)]
-pub struct Granted {
-    pub handle: f64,
-    pub lock_path: String,
-    /// It has replaced a dead lock. Absent: no. A property that is not there costs nothing.
-    pub is_taken_over: Option<bool>,
-    /// Somebody was in its way.
-    pub has_waited: Option<bool>,
-}
-
-/// The deadline came.
-#[napi(object)]
-pub struct Timeout {
-    pub lock_path: String,
-    pub owner: String,
-    /// Whether this very process holds it.
-    pub is_held_here: bool,
-    /// The record, as JSON.
-    pub holder: Option<String>,
-    pub stale_reasons: Vec<String>,
-    /// Why the lock file could not be read.
-    pub cause: Option<Refusal>,
-}
-
-/// What an `Error` is made of.
-#[napi(object)]
-pub struct Refusal {
-    pub message: String,
-    /// `"system"`, `"not-a-file"`, `"foreign"`, `"guarded"` or `"bug"`.
-    pub kind: String,
-    pub path: String,
-    /// The errno; absent if the error is not from the kernel.
-    pub errno: Option<i32>,
-    /// The errno's name, if known.
-    pub name: Option<String>,
-    pub syscall: Option<String>,
-}
-
-/// How often this process's threads woke up, and for what.
-#[napi(object)]
-pub struct WakeUps {
-    pub events: f64,
-    pub timers: f64,
 }
 
 /// One face of the lock, of one copy of `index.js`, in one JavaScript world.
@@ -361,241 +276,10 @@ impl Client {
     }
 }
 
-// --- Inspection ---------------------------------------------------------------------------------
-
-/// The results of an inspection or a sweep; complete once the ticket's outcome was told.
-#[napi]
-pub struct Inspections {
-    results: Arc<Mutex<Results>>,
-    progress: Arc<Progress>,
-}
-
-#[derive(Default)]
-struct Results {
-    found: VecDeque<Found>,
-    skipped: Vec<Error>,
-}
-
-/// How far a sweep is: how many of the files that were found have been dealt with.
-#[napi(object)]
-pub struct SweepProgress {
-    pub done: u32,
-    pub total: u32,
-}
-
-/// What was found out about a lock file.
-#[napi(object)]
-pub struct Inspected {
-    pub lock_path: String,
-    /// The record, as JSON.
-    pub holder: Option<String>,
-    pub process_may_live: bool,
-    pub age_ms: Option<f64>,
-    pub stale_reasons: Vec<String>,
-    pub witnessed: Option<String>,
-    pub verdict: String,
-    /// Why; absent if it could not be judged.
-    pub ground: Option<String>,
-    pub removed: bool,
-    pub cause: Option<Refusal>,
-    /// If it was asked for.
-    pub users: Option<UsersFound>,
-}
-
-/// The processes of a lock.
-#[napi(object)]
-pub struct UsersFound {
-    pub holders: Vec<UserFound>,
-    pub waiters: Vec<UserFound>,
-    pub writer: String,
-}
-
-/// A process that holds a lock or waits for it.
-#[napi(object)]
-pub struct UserFound {
-    pub pid: i32,
-    pub comm: Option<String>,
-    pub command: Option<String>,
-    /// Absent for a waiter.
-    pub witness: Option<String>,
-    pub is_writer: bool,
-    pub is_stopped: bool,
-}
-
-/// A lock that this process holds.
-#[napi(object)]
-pub struct HeldHere {
-    pub lock_path: String,
-    /// Milliseconds since the epoch.
-    pub acquired_at_ms: f64,
-    pub held_for_ms: f64,
-    /// Infinite: no limit.
-    pub max_hold_ms: f64,
-    pub acquisitions: u32,
-    pub waiters: u32,
-    pub label: Option<String>,
-}
-
-#[napi]
-impl Client {
-    /// Looks at one lock, by the name of its session file or its own; both absolute.
-    #[napi(catch_unwind)]
-    pub fn inspect(
-        &self,
-        ticket: f64,
-        path: String,
-        stale_ms: f64,
-        now_ms: Option<f64>,
-        with_users: bool,
-    ) -> Inspections {
-        let measure = self.measure(stale_ms, now_ms);
-        let path = PathBuf::from(path);
-        let progress = Arc::default();
-        self.find(ticket, progress, |deliver| sweep::inspect(path, measure, with_users, deliver))
-    }
-
-    /// Looks at all locks of a folder, and removes the dead ones if that is asked for.
-    #[allow(
-        clippy::too_many_arguments,
-        clippy::fn_params_excessive_bools,
-        reason = "from JavaScript"
-    )]
-    #[napi(catch_unwind)]
-    pub fn sweep(
-        &self,
-        ticket: f64,
-        folder: String,
-        stale_ms: f64,
-        now_ms: Option<f64>,
-        removes_dead: bool,
-        recursive: bool,
-        any_name: bool,
-        with_users: bool,
-    ) -> Inspections {
-        let progress = Arc::<Progress>::default();
-        let options = sweep::Options {
-            folder: PathBuf::from(folder),
-            recursive,
-            removes_dead,
-            names: if any_name { Names::Any } else { Names::Sessions },
-            with_users,
-            measure: self.measure(stale_ms, now_ms),
-            progress: Arc::clone(&progress),
-        };
-        self.find(ticket, progress, |deliver| sweep::start(options, deliver))
-    }
-
-    fn measure(&self, stale_ms: f64, now_ms: Option<f64>) -> Measure {
-        Measure {
-            stale_ms: whole_ms(stale_ms),
-            now_ms: now_ms.map(|now_ms| now_ms as i64),
-            spares_foreign: self.is_general,
-        }
-    }
-
-    fn find(
-        &self,
-        ticket: f64,
-        progress: Arc<Progress>,
-        start: impl FnOnce(sweep::Deliver),
-    ) -> Inspections {
-        let results = Arc::<Mutex<Results>>::default();
-        let (slot, tell) = (Arc::clone(&results), Arc::clone(&self.tell));
-        start(Box::new(move |result| {
-            let outcome = result.map(|swept| {
-                *slot.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Results { found: swept.found.into(), skipped: swept.skipped };
-            });
-            tell_outcome(&tell, ticket, inspected_all(outcome));
-        }));
-        Inspections { results, progress }
-    }
-}
-
-#[napi]
-impl Inspections {
-    /// The next `count` results. A long list is taken in parts, so that the event loop is not held up.
-    #[napi(catch_unwind)]
-    pub fn take(&self, count: u32) -> Vec<Inspected> {
-        let found = &mut self.results().found;
-        let count = found.len().min(count as usize);
-        found.drain(..count).map(Inspected::from).collect()
-    }
-
-    /// Why folders could not be read.
-    #[napi(catch_unwind)]
-    pub fn skipped(&self) -> Vec<Refusal> {
-        self.results().skipped.iter().map(refusal).collect()
-    }
-
-    #[napi(catch_unwind)]
-    pub fn progress(&self) -> SweepProgress {
-        let number = |count: &AtomicUsize| count.load(Ordering::Relaxed) as u32;
-        SweepProgress { done: number(&self.progress.done), total: number(&self.progress.total) }
-    }
-
-    fn results(&self) -> MutexGuard<'_, Results> {
-        self.results.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl From<Found> for Inspected {
-    fn from(Found { inspection, users }: Found) -> Self {
-        let judgement = inspection.report.judgement.as_ref();
-        let reasons = judgement.into_iter().flat_map(|judgement| &judgement.reasons);
-        Self {
-            lock_path: text(&inspection.lock_path),
-            holder: inspection.report.record.as_ref().map(Record::encode),
-            process_may_live: judgement.is_none_or(Judgement::process_may_live),
-            age_ms: judgement.and_then(|judgement| judgement.age_ms).map(|age_ms| age_ms as f64),
-            stale_reasons: reasons.map(|reason| reason.as_str().to_owned()).collect(),
-            witnessed: judgement.and_then(|judgement| witness_name(judgement.ground)),
-            verdict: inspection.verdict().as_str().to_owned(),
-            ground: judgement.map(|judgement| judgement.ground.as_str().to_owned()),
-            removed: inspection.is_removed,
-            cause: inspection.cause.as_ref().map(refusal),
-            users: users.map(UsersFound::from),
-        }
-    }
-}
-
-impl From<Users> for UsersFound {
-    fn from(Users { holders, waiters, writer }: Users) -> Self {
-        let all = |users: Vec<User>| users.into_iter().map(UserFound::from).collect();
-        let writer = writer.as_str().to_owned();
-        Self { holders: all(holders), waiters: all(waiters), writer }
-    }
-}
-
-impl From<User> for UserFound {
-    fn from(User { pid, name, command, is_stopped, ground, is_writer }: User) -> Self {
-        let witness = ground.map(|ground| ground.as_str().to_owned());
-        Self { pid, comm: name, command, witness, is_writer, is_stopped }
-    }
-}
-
-#[napi(catch_unwind)]
-pub fn held_locks() -> Vec<HeldHere> {
-    locks::held().into_iter().map(HeldHere::from).collect()
-}
-
-impl From<Held> for HeldHere {
-    fn from(held: Held) -> Self {
-        Self {
-            lock_path: text(&held.lock_path),
-            acquired_at_ms: os::wall_ms() as f64 - held.held_for.as_millis() as f64,
-            held_for_ms: held.held_for.as_secs_f64() * 1_000.0,
-            max_hold_ms: held.limit.map_or(f64::INFINITY, |limit| limit.as_millis() as f64),
-            acquisitions: held.acquisitions as u32,
-            waiters: held.waiters as u32,
-            label: held.label.as_deref().map(str::to_owned),
-        }
-    }
-}
-
-fn witness_name(ground: Ground) -> Option<String> {
-    let is_witness = matches!(ground, Ground::Flock | Ground::OpenForWriting);
-    is_witness.then(|| ground.as_str().to_owned())
+fn tell_outcome(tell: &Tell, ticket: f64, outcome: Outcome) {
+    let message = Message { ticket: Some(ticket), outcome: Some(outcome), ..Message::default() };
+    // It fails only if the environment has ended; `locks::end` then clears up after it.
+    tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
 }
 
 // --- Single questions ---------------------------------------------------------------------------
@@ -665,106 +349,11 @@ pub fn is_idle() -> bool {
     locks::is_idle()
 }
 
-fn tell_outcome(tell: &Tell, ticket: f64, outcome: Outcome) {
-    let message = Message { ticket: Some(ticket), outcome: Some(outcome), ..Message::default() };
-    // It fails only if the environment has ended; `locks::end` then clears up after it.
-    tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
-}
-
-impl From<Grant> for Outcome {
-    fn from(Grant { handle, lock_path, is_taken_over, has_waited }: Grant) -> Self {
-        let lock_path = text(&lock_path);
-        let handle = handle.0 as f64;
-        let is_taken_over = is_taken_over.then_some(true);
-        let has_waited = has_waited.then_some(true);
-        let granted = Granted { handle, lock_path, is_taken_over, has_waited };
-        Self { granted: Some(granted), ..Self::default() }
-    }
-}
-
-impl From<Error> for Outcome {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Timeout { lock_path, is_held_here, report, cause, .. } => {
-                let timeout = timeout(&lock_path, is_held_here, &report, cause.as_deref());
-                Self { timeout: Some(timeout), ..Self::default() }
-            }
-            error => Self { refusal: Some(refusal(&error)), ..Self::default() },
-        }
-    }
-}
-
-/// The outcome of an inspection.
-fn inspected_all(result: std::result::Result<(), Error>) -> Outcome {
-    result.map_or_else(Outcome::from, |()| Outcome::default())
-}
-
-fn timeout(
-    lock_path: &Path,
-    is_held_here: bool,
-    report: &Report,
-    cause: Option<&Error>,
-) -> Timeout {
-    let reasons = report.judgement.iter().flat_map(|judgement| &judgement.reasons);
-    Timeout {
-        lock_path: text(lock_path),
-        owner: report.owner(),
-        is_held_here,
-        holder: report.record.as_ref().map(Record::encode),
-        stale_reasons: reasons.map(|reason| reason.as_str().to_owned()).collect(),
-        cause: cause.map(refusal),
-    }
-}
-
-fn refusal(error: &Error) -> Refusal {
-    let (path, errno, syscall) = match error {
-        Error::System { errno, syscall, path } => (path, Some(*errno), Some((*syscall).to_owned())),
-        Error::NotAFile { path, .. }
-        | Error::Foreign { path }
-        | Error::Guarded { path }
-        | Error::Bug { path }
-        | Error::Timeout { lock_path: path, .. } => (path, None, None),
-    };
-    let kind = match error {
-        Error::NotAFile { .. } => "not-a-file",
-        Error::Foreign { .. } => "foreign",
-        Error::Guarded { .. } => "guarded",
-        Error::Bug { .. } => "bug",
-        Error::System { .. } | Error::Timeout { .. } => "system",
-    };
-    Refusal {
-        message: error.to_string(),
-        kind: kind.to_owned(),
-        path: text(path),
-        errno: errno.map(os::Errno::raw),
-        name: errno.and_then(os::Errno::name).map(str::to_owned),
-        syscall,
-    }
-}
-
-fn exceeded_hold(lock_path: &Path, exceeded: &Exceeded) -> ExceededHold {
-    ExceededHold {
-        handles: exceeded.handles.iter().map(|handle| handle.0 as f64).collect(),
-        lock_path: text(lock_path),
-        held_for_ms: exceeded.held_for.as_millis() as f64,
-        max_hold_ms: exceeded.limit.as_millis() as f64,
-        label: exceeded.label.as_deref().map(str::to_owned),
-    }
-}
-
-fn loss_name(loss: Loss) -> String {
-    let name = match loss {
-        Loss::HoldExceeded => "hold-exceeded",
-        Loss::Removed => "removed",
-        Loss::Released => "released",
-    };
-    name.to_owned()
-}
-
-/// Paths come from JavaScript strings, so nothing is lost on the way back. Only a sweep can find names that are
-/// not UTF-8; wrong bytes become U+FFFD.
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
+/// How often this process's threads woke up, and for what.
+#[napi(object)]
+pub struct WakeUps {
+    pub events: f64,
+    pub timers: f64,
 }
 
 /// Counted up from 1: the 2^53 that a JavaScript number can tell apart last for centuries.
