@@ -255,7 +255,7 @@ impl Todo {
                 tell();
             }
             for session_file in self.arrivals.drain(..) {
-                super::let_in(&session_file);
+                super::acquire::let_in(&session_file);
             }
             let order = self.orders.pop_front()?;
             let mut next = carry_out(paths, order);
