@@ -21,6 +21,7 @@ const TOOLS = {
   "@oven/bun-linux-x64-baseline": "1.4.5",
   "@rollup/plugin-commonjs": "29.0.3",
   "@rollup/plugin-node-resolve": "16.0.3",
+  "@vercel/ncc": "0.45.0",
   "@vercel/nft": "1.11.5",
   "@yarnpkg/cli-dist": "4.18.1",
   esbuild: "0.28.2",
@@ -30,6 +31,7 @@ const TOOLS = {
   "typescript-5.0": "npm:typescript@5.0.4",
   "typescript-newest": "npm:typescript@7.0.2",
   verdaccio: "6.8.0",
+  webpack: "5.113.0",
   yarn: "1.22.22",
 };
 
@@ -123,7 +125,7 @@ function bundlers() {
     for (const file of readdirSync(`${folder}/${name}`)) {
       copyFileSync(`${folder}/${name}/${file}`, `${elsewhere}/${file}`);
     }
-    const [file] = readdirSync(elsewhere).filter((one) => /^app/.test(one));
+    const [file] = readdirSync(elsewhere).filter((one) => /^(app|index)/.test(one));
     const { stdout, stderr } = spawnIn(elsewhere, ...(command.length > 0 ? [...command, file] : [`./${file}`]), { env });
     expectEqual(stdout.trim(), "taken and released", stderr);
   };
@@ -155,6 +157,24 @@ function bundlers() {
       `{ input: "app.mjs", external: [/^node:/, /^@session-write-lock\\//], plugins: [nodeResolve(), commonjs()], output: { file: "rolled/app.cjs", format: "cjs" } }`,
     );
     runAlone("rolled", { SESSION_WRITE_LOCK_NATIVE_LIBRARY_PATH: binary });
+  });
+  check("webpack leaves the package external", () => {
+    const config = {
+      mode: "production",
+      target: "node",
+      entry: "./app.mjs",
+      externals: { [NAME]: `commonjs ${NAME}` },
+      output: { path: `${folder}/webpacked`, filename: "app.cjs" },
+    };
+    const program = `require("${tools.folder}/node_modules/webpack")(${JSON.stringify(config)}, (error, stats) => {
+      if (error || stats.hasErrors()) throw error ?? new Error(stats.toString());
+    })`;
+    runIn(folder, process.execPath)("-e", program);
+    expectEqual(runIn(folder, process.execPath)("webpacked/app.cjs").trim(), "taken and released");
+  });
+  check("ncc copies the binary beside the bundle", () => {
+    runIn(folder, process.execPath, `${tools.folder}/node_modules/@vercel/ncc/dist/ncc/cli.js`)("build", "app.cjs", "--out", "ncc");
+    runAlone("ncc");
   });
   check("a file tracer finds the binary", () => {
     const program = `require("${tools.folder}/node_modules/@vercel/nft").nodeFileTrace(["app.cjs"]).then(({ fileList }) => console.log([...fileList].join("\\n")))`;
