@@ -95,6 +95,7 @@ fn acquire(left: u8) -> Option<HeldLock> {
 /// `None`: it has given up, and left the queue.
 fn wait_for_turn(mut place: Place, left: u8) -> Option<Approach> {
     pause(Pause::Here, &(left, &place));
+    place.prepare();
     match place.wait(&Stop) {
         Ok(()) => Some(Approach::Place(place)),
         Err(Errno::NOENT) => Some(Approach::Newcomer), // no queue any more
@@ -105,10 +106,11 @@ fn wait_for_turn(mut place: Place, left: u8) -> Option<Approach> {
     }
 }
 
-fn wait_behind(obstacle: Obstacle, left: u8) -> Option<Approach> {
+fn wait_behind(mut obstacle: Obstacle, left: u8) -> Option<Approach> {
     let goes_on = match obstacle.told_by() {
         ToldBy::Flock => {
             pause(Pause::Here, &(left, &obstacle));
+            obstacle.prepare();
             obstacle.wait(&Stop).is_ok()
         }
         ToldBy::Close | ToldBy::Exit(_) | ToldBy::Time => pause(Pause::Later, &(left, &obstacle)),

@@ -348,10 +348,12 @@ impl Unit {
     fn run(self) -> Report {
         match self {
             Self::Turn(number, mut place) => {
+                place.prepare();
                 let end = place.wait(&Stop);
                 Report::Turn(number, place, end)
             }
-            Self::Flock(number, obstacle) => {
+            Self::Flock(number, mut obstacle) => {
+                obstacle.prepare();
                 let end = obstacle.wait(&Stop);
                 Report::Flock(number, obstacle, end)
             }
