@@ -1,6 +1,6 @@
 /**
  * `npm test`: sets up, then runs the Rust tests, the type checks, the Node tests, those that wait
- * once more without events, and half a minute of the storm. Everything runs even if something fails; the last
+ * once more without events, half a minute of the storm, and the traces of a short one. Everything runs even if something fails; the last
  * line counts it all.
  */
 
@@ -65,7 +65,7 @@ run("node", "scripts/fetch-nodes.mjs");
 await rustTests({}, "--lib");
 // Two at a time: each takes a core and a few hundred megabytes.
 const simulation = ["--profile", "simulation", "--test", "simulation", "--"];
-await rustTests({}, ...simulation, "--skip", "::tests::", "--nocapture", "--test-threads=2");
+await rustTests({}, ...simulation, "--skip", "::tests::", "--skip", "traces::", "--nocapture", "--test-threads=2");
 await single("npx", "tsc", "--noEmit");
 // The gateway's file is compiled with the gateway's settings, so its callers are checked with stricter ones.
 await single("npx", "tsc", "--project", "__test__/fixtures/callers");
@@ -76,5 +76,6 @@ const FALLBACK = { SESSION_WRITE_LOCK_WAIT: "timers" };
 await rustTests(FALLBACK, "--lib");
 await nodeTests(FALLBACK, ["acquire", "contention", "lifecycle", "abort", "try-acquire", "workers"]);
 await single("node", "scripts/storm.mjs", "--seconds", "30");
+await single("node", "scripts/traces.mjs");
 console.log(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exitCode = total.failed > 0 ? 1 : 0;

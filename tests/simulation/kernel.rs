@@ -58,6 +58,8 @@ pub struct Open {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Process {
     pub is_alive: bool,
+    /// It was killed, and runs no more; the kernel still closes its files, one after the other.
+    pub is_ending: bool,
     pub fds: [Open; FDS],
     /// Its own names for inode numbers: those that it may remember.
     pub ids: [Ino; IDS],
@@ -362,7 +364,10 @@ impl Kernel {
             DEAD => false,
             peer => match self.processes[p].peers[usize::from(peer) - 1] {
                 0 | DEAD => false,
-                who => self.processes[usize::from(who) - 1].is_alive,
+                who => {
+                    let process = &self.processes[usize::from(who) - 1];
+                    process.is_alive || process.is_ending
+                }
             },
         }
     }
@@ -414,6 +419,25 @@ impl Kernel {
     }
 
     // --- Processes ------------------------------------------------------------------------------
+
+    /// A process is killed. Its files are closed one after the other, in any order, while others go on; those
+    /// at once that nobody else can see.
+    pub fn kill(&mut self, p: usize) {
+        self.processes[p].is_alive = false;
+        self.processes[p].is_ending = true;
+        for (fd, open) in (0..).zip(self.processes[p].fds) {
+            let is_plain = open.flock == Held::No && open.bytes() == 0 && open.lease == Held::No;
+            if open.ino != 0 && is_plain && self.name_count(open.ino) == 0 {
+                self.close_of_killed(p, fd);
+            }
+        }
+    }
+
+    /// One file of a killed process is closed.
+    pub fn close_of_killed(&mut self, p: usize, fd: Fd) {
+        self.fd(p, fd).shared = 0;
+        self.change(p, Call::Close(fd));
+    }
 
     /// A process ends, for whatever reason: its files are closed.
     pub fn end(&mut self, p: usize) {

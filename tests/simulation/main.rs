@@ -23,6 +23,8 @@ mod same;
 mod script;
 mod steps;
 mod texts;
+#[cfg(target_os = "linux")]
+mod traces;
 mod world;
 
 #[allow(dead_code, reason = "not all of it is simulated")]

@@ -90,7 +90,7 @@ impl<'a> Naming<'a> {
         mixer.write_u64(u64::from(life.node));
         mixer.write(&life.done);
         mixer.write(&[
-            u8::from(process.is_alive),
+            u8::from(process.is_alive) | u8::from(process.is_ending) << 1,
             life.stage as u8,
             masked(life.settles_for),
             masked(life.behind),

@@ -78,6 +78,15 @@ impl Play<'_> {
                 steps.push(Step { who, job: 0, act: Act::Crash, kind: Kind::Harm });
             }
         }
+        for who in (0..PROCESSES).filter(|&p| world.kernel.processes[p].is_ending) {
+            let fds = (0..).zip(world.kernel.processes[who].fds);
+            steps.extend(fds.filter(|(_, open)| open.ino != 0).map(|(fd, _)| Step {
+                who,
+                job: 0,
+                act: Act::Close(fd),
+                kind: Kind::Work,
+            }));
+        }
         if world.removals > 0 {
             let names = [Name::Lock, Name::Queue, Name::Temporary];
             let there = names.into_iter().filter(|&name| {

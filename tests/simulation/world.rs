@@ -3,7 +3,7 @@
 use crate::cast::{Cast, Role, Start};
 use crate::checks;
 use crate::faults::{faults_of, is_private};
-use crate::kernel::{Answer, Call, Kernel, Name, PROCESSES, Pause};
+use crate::kernel::{Answer, Call, Fd, Kernel, Name, PROCESSES, Pause};
 use crate::machine::{Event, Input, View};
 use crate::os::Errno;
 use crate::script::{NodeId, Scripts};
@@ -74,6 +74,8 @@ pub enum Act {
     Event(Event),
     GiveUp,
     Crash,
+    /// The kernel closes this file of a process that was killed.
+    Close(Fd),
     Fault(Errno),
     /// Somebody removes a name by hand.
     Remove(Name),
@@ -195,7 +197,13 @@ impl<'a> Play<'a> {
                 next.crashes -= 1;
                 next.is_littered = true;
                 next.is_disturbed = true;
-                self.end(&mut next, p);
+                next.lives[p] = Life::default();
+                next.kernel.kill(p);
+                self.end_if_closed(&mut next, p);
+            }
+            Act::Close(fd) => {
+                next.kernel.close_of_killed(p, fd);
+                self.end_if_closed(&mut next, p);
             }
             Act::Fault(errno) => {
                 next.faults -= 1;
@@ -322,6 +330,13 @@ impl<'a> Play<'a> {
             if !self.is_in_gap(world, q) {
                 world.lives.iter_mut().for_each(|life| life.settles_for &= !(1 << q));
             }
+        }
+    }
+
+    /// A process that was killed is gone when all its files are closed.
+    fn end_if_closed(&self, world: &mut World, p: usize) {
+        if world.kernel.processes[p].fds.iter().all(|open| open.ino == 0) {
+            self.end(world, p);
         }
     }
 

@@ -1,0 +1,415 @@
+//! What real processes asked of the real kernel, explained by the simulated one.
+//!
+//! `scripts/traces.mjs` runs a small storm under strace, and writes a line for each call on the lock's files
+//! (`scripts/storm/calls.mjs` has the format). A line says between which two moments the call took effect, not
+//! when. So this looks for an order of all calls, each between its two moments, in which the simulated
+//! kernel gives every answer that the real one gave. If there is none, the simulation doesn't know the kernel.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::cast::EXT4;
+use crate::kernel::{Answer, Call, Fd, INODES, Ino, Kernel, Name, Text};
+use crate::os::Errno;
+
+/// A call, as the log has it.
+struct Traced {
+    begin: u32,
+    end: u32,
+    process: usize,
+    words: Vec<String>,
+    /// `None`: its process was killed in it, so it took effect or not.
+    answer: Option<String>,
+}
+
+fn parse(text: &str) -> Vec<Traced> {
+    let line = |line: &str| {
+        let (call, answer) = line.rsplit_once(" = ").expect("an answer");
+        let mut words = call.split(' ').map(str::to_owned);
+        let mut number = || words.next().and_then(|word| word.parse().ok()).expect("a number");
+        Traced {
+            begin: number(),
+            end: number(),
+            process: number() as usize,
+            words: words.collect(),
+            answer: (answer != "?").then(|| answer.to_owned()),
+        }
+    };
+    text.lines().map(line).collect()
+}
+
+/// The simulated kernel, and what leads from the log's names to its own.
+#[derive(Clone, Hash)]
+struct State {
+    kernel: Kernel,
+    /// Process, its descriptor, and the simulation's.
+    files: Vec<(usize, u32, Fd)>,
+    /// The real number of each inode.
+    inodes: [u64; INODES],
+    /// The real number of byte 0 of each. The simulated kernel has few bytes; a queue in use goes on and on.
+    first_bytes: [u64; INODES],
+}
+
+/// Why a call can't have had its answer here.
+type Refuted = String;
+
+impl State {
+    fn new() -> Self {
+        let kernel = Kernel::new(EXT4);
+        Self { kernel, files: Vec::new(), inodes: [0; INODES], first_bytes: [0; INODES] }
+    }
+
+    /// Makes a call, and compares the answers.
+    fn explain(&mut self, traced: &Traced, tokens: &HashMap<String, u8>) -> Result<(), Refuted> {
+        let (p, answer) = (traced.process, traced.answer.as_deref());
+        let word = |place: usize| traced.words[place].as_str();
+        let own_fd = |state: &Self| {
+            let fd = word(1).parse().ok();
+            let file = state.files.iter().find(|file| file.0 == p && Some(file.1) == fd);
+            file.map(|file| file.2).ok_or_else(|| format!("descriptor {} is not open", word(1)))
+        };
+        self.kernel.processes[p].is_alive = true;
+        let call = match word(0) {
+            "end" => {
+                self.kernel.end(p);
+                self.files.retain(|file| file.0 != p);
+                return Ok(());
+            }
+            "open" => Call::Open(name(word(1))),
+            "create-or-open" => Call::CreateOrOpen(name(word(1))),
+            "create-new" => Call::CreateNew(name(word(1))),
+            "create-unnamed" => Call::CreateUnnamed,
+            "status-at" => Call::StatusAt(name(word(1))),
+            "unlink" => Call::Unlink(name(word(1))),
+            "link" => Call::Link(name(word(1)), name(word(2))),
+            "rename" => Call::Rename(name(word(1)), name(word(2))),
+            "exchange" => Call::Exchange(name(word(1)), name(word(2))),
+            "byte-ask" => return self.explain_question(p, own_fd(self)?, answer),
+            with_file => {
+                let fd = own_fd(self)?;
+                match with_file {
+                    "reopen" => Call::Reopen(fd),
+                    "status-of" => Call::StatusOf(fd),
+                    "read" => Call::Read(fd),
+                    "write" => Call::Write(fd, text(word(2), tokens)),
+                    "forget-reads" => Call::ForgetReads(fd),
+                    "flock" | "flock-wait" => Call::Flock(fd),
+                    "flock-shared" => Call::FlockShared(fd),
+                    "unlock" => Call::Unlock(fd),
+                    "byte-lock" => Call::ByteLock(fd, self.byte(p, fd, word(2))?),
+                    "byte-wait" => Call::ByteWait(fd, self.byte(p, fd, word(2))?),
+                    "byte-lock-all" => Call::ByteLockAll(fd),
+                    "byte-unlock" => Call::ByteUnlock(fd),
+                    "link-unnamed" => Call::LinkUnnamed(fd, name(word(2))),
+                    "lease" => Call::SetLease(fd, word(2) == "exclusive"),
+                    "end-lease" => Call::EndLease(fd),
+                    "close" => Call::Close(fd),
+                    other => panic!("an unknown call: {other}"),
+                }
+            }
+        };
+        let simulated = self.kernel.perform(p, call).ok_or("it blocks")?;
+        // The simulation remembers only a few.
+        self.kernel.processes[p].ids = Default::default();
+        self.kernel.forget_numbers();
+        self.note_files(p, call, simulated, answer)?;
+        self.compare(p, call, simulated, answer, tokens)?;
+        for (ino, real) in self.inodes.iter_mut().enumerate() {
+            if !self.kernel.inodes[ino].is_used {
+                *real = 0;
+            }
+        }
+        Ok(())
+    }
+
+    fn note_files(
+        &mut self,
+        p: usize,
+        call: Call,
+        simulated: Answer,
+        answer: Option<&str>,
+    ) -> Result<(), Refuted> {
+        if let (Answer::Fd(fd), Some(answer)) = (simulated, answer) {
+            let real = answer.parse().map_err(|_| format!("a file, not {answer}"))?;
+            self.files.push((p, real, fd));
+        }
+        if let Call::Close(fd) = call {
+            self.files.retain(|file| (file.0, file.2) != (p, fd));
+        }
+        Ok(())
+    }
+
+    fn compare(
+        &mut self,
+        p: usize,
+        call: Call,
+        simulated: Answer,
+        answer: Option<&str>,
+        tokens: &HashMap<String, u8>,
+    ) -> Result<(), Refuted> {
+        let Some(answer) = answer else { return Ok(()) };
+        let is_same = match simulated {
+            Answer::Refused(errno) => errno_named(answer) == Some(errno),
+            Answer::Status(_) => {
+                let ino = match call {
+                    Call::StatusAt(name) => self.kernel.ino(name),
+                    Call::StatusOf(fd) => self.kernel.open_file(p, fd).ino,
+                    _ => 0,
+                };
+                self.is_status(ino, answer)
+            }
+            Answer::Text(text) if answer == "part" => text != Text::Empty,
+            Answer::Text(Text::Ours { token, .. }) => tokens.get(answer) == Some(&token),
+            Answer::Text(Text::Empty) => answer == "empty",
+            Answer::Text(_) => answer == "torn",
+            _ => !answer.starts_with('E'),
+        };
+        if is_same { Ok(()) } else { Err(format!("{simulated:?}, not {answer}")) }
+    }
+
+    /// `inode:names:size:was it read`.
+    fn is_status(&mut self, ino: Ino, answer: &str) -> bool {
+        let mut parts = answer.split(':');
+        let mut number = || parts.next().and_then(|part| part.parse::<u64>().ok()).unwrap_or(0);
+        let (real, names, size) = (number(), number(), number());
+        let was_read = parts.next() == Some("true");
+        let ino = usize::from(ino);
+        if real == 0 || self.inodes.iter().enumerate().any(|(at, it)| *it == real && at != ino) {
+            return false;
+        }
+        let known = std::mem::replace(&mut self.inodes[ino], real);
+        let inode = self.kernel.inodes[ino];
+        (known == 0 || known == real)
+            && u64::from(self.kernel.name_count(u8::try_from(ino).unwrap_or(0))) == names
+            && (inode.text == Text::Empty) == (size == 0)
+            && inode.was_read == was_read
+    }
+
+    /// A lock in the way: the kernel may tell of any one, and writes over what was asked.
+    fn explain_question(&mut self, p: usize, fd: Fd, answer: Option<&str>) -> Result<(), Refuted> {
+        let Some(answer) = answer else { return Ok(()) };
+        let ino = self.kernel.open_file(p, fd).ino;
+        let first_byte = self.first_bytes[usize::from(ino)];
+        let others: Vec<u32> =
+            self.kernel.others(p, fd, ino).map(|open| open.exclusive_bytes).collect();
+        let mut parts = answer.split(':');
+        let none = answer.starts_with("none");
+        if none {
+            parts.next();
+        }
+        let mut number = || parts.next().and_then(|part| part.parse::<u64>().ok()).unwrap_or(0);
+        let (start, length) = (number(), number());
+        let is_in = |real: u64| real >= start && (length == 0 || real < start + length);
+        let is_so = if none {
+            let is_locked = |bytes: u32, byte: u32| bytes == u32::MAX || bytes >> byte & 1 == 1;
+            !(0..32).any(|byte| {
+                is_in(first_byte + u64::from(byte))
+                    && others.iter().any(|bytes| is_locked(*bytes, byte))
+            })
+        } else if length == 0 {
+            others.contains(&u32::MAX)
+        } else {
+            let byte = start.checked_sub(first_byte).filter(|byte| *byte < 32);
+            byte.is_some_and(|byte| {
+                others.iter().any(|bytes| *bytes != u32::MAX && bytes >> byte & 1 == 1)
+            })
+        };
+        if is_so { Ok(()) } else { Err(format!("others have {others:x?}, not {answer}")) }
+    }
+
+    /// The simulation's number of a byte. Moves the first one up if there is need.
+    fn byte(&mut self, p: usize, fd: Fd, word: &str) -> Result<u8, Refuted> {
+        let real: u64 = word.parse().expect("a byte");
+        let ino = self.kernel.open_file(p, fd).ino;
+        let opens = self.kernel.processes.iter_mut().flat_map(|process| &mut process.fds);
+        let masks: Vec<_> = opens
+            .filter(|open| open.ino == ino && open.exclusive_bytes != u32::MAX)
+            .flat_map(|open| [&mut open.exclusive_bytes, &mut open.shared_bytes])
+            .collect();
+        let used = masks.iter().fold(0, |used, mask| used | **mask);
+        let first_byte = &mut self.first_bytes[usize::from(ino)];
+        if used == 0 {
+            *first_byte = real;
+        }
+        let lowest = real.min(*first_byte + u64::from(used.trailing_zeros() % 32));
+        let highest = real.max(*first_byte + u64::from(31 - used.leading_zeros().min(31)));
+        if highest - lowest > 30 {
+            return Err(format!("bytes {lowest} to {highest} are too many"));
+        }
+        for mask in masks {
+            let all = (u64::from(*mask) << 31) >> (31 + lowest - *first_byte);
+            *mask = u32::try_from(all).unwrap_or(0);
+        }
+        *first_byte = lowest;
+        Ok(u8::try_from(real - lowest).unwrap_or(0))
+    }
+}
+
+fn name(word: &str) -> Name {
+    match word {
+        "lock" => Name::Lock,
+        "queue" => Name::Queue,
+        "temporary" => Name::Temporary,
+        "guard" => Name::Guard,
+        other => panic!("an unknown file: {other}"),
+    }
+}
+
+fn text(word: &str, tokens: &HashMap<String, u8>) -> Text {
+    tokens.get(word).map_or(Text::Torn, |&token| Text::Ours { who: 0, token, promises: true })
+}
+
+fn errno_named(name: &str) -> Option<Errno> {
+    (1..200).map(Errno::from_raw).find(|errno| errno.name() == Some(name))
+}
+
+/// The simulation's numbers of the records. They repeat, long after a record has gone.
+fn tokens(calls: &[Traced]) -> HashMap<String, u8> {
+    let written = calls.iter().filter(|call| call.words[0] == "write").map(|call| &call.words[2]);
+    let records = written.filter(|word| *word != "torn").enumerate();
+    records.map(|(at, word)| (word.clone(), u8::try_from(at % 251).unwrap_or(0))).collect()
+}
+
+/// An order that explains all calls, or how far one gets.
+fn explain(calls: &[Traced]) -> Result<usize, String> {
+    struct Node {
+        state: State,
+        done: Vec<usize>,
+        /// The first call that is not done.
+        first: usize,
+        /// The last is tried first.
+        candidates: Vec<Next>,
+    }
+
+    /// A call; or a file of a process that is being ended is closed.
+    enum Next {
+        Call(usize),
+        Close(usize, Fd),
+    }
+
+    let tokens = tokens(calls);
+    let ends: Vec<usize> = (0..calls.len()).filter(|&at| calls[at].words[0] == "end").collect();
+    // Calls that may come next: those that began before any of the others ended.
+    let candidates = |state: &State, first: usize, done: &[usize]| {
+        let is_open = |at: &usize| !done.contains(at);
+        let mut limit = u32::MAX;
+        let mut found = Vec::new();
+        for at in (first..calls.len()).filter(is_open) {
+            if calls[at].begin > limit {
+                break;
+            }
+            limit = limit.min(calls[at].end);
+            found.push(at);
+        }
+        found.retain(|&at| calls[at].begin <= limit);
+        found.sort_by_key(|&at| std::cmp::Reverse(calls[at].end));
+        let ending = found.iter().map(|&at| &calls[at]).filter(|call| call.words[0] == "end");
+        let closes = ending.flat_map(|Traced { process, .. }| {
+            let fds = (0..).zip(state.kernel.processes[*process].fds);
+            fds.filter(|(_, open)| open.ino != 0).map(|(fd, _)| Next::Close(*process, fd))
+        });
+        closes.chain(found.iter().map(|&at| Next::Call(at))).collect::<Vec<_>>()
+    };
+    let state = State::new();
+    let all = candidates(&state, 0, &[]);
+    let mut stack = vec![Node { state, done: Vec::new(), first: 0, candidates: all }];
+    let mut seen = HashSet::new();
+    let (mut furthest, mut why) = (0, Vec::new());
+    let mut steps = 0;
+    while let Some(node) = stack.last_mut() {
+        if node.first == calls.len() {
+            return Ok(steps);
+        }
+        let Some(next) = node.candidates.pop() else {
+            stack.pop();
+            continue;
+        };
+        let mut state = node.state.clone();
+        steps += 1;
+        let at = match next {
+            Next::Call(at) => at,
+            Next::Close(process, fd) => {
+                state.kernel.close_of_killed(process, fd);
+                let (first, done) = (node.first, node.done.clone());
+                if seen.insert(fingerprint(first, &done, &state)) {
+                    let candidates = candidates(&state, first, &done);
+                    stack.push(Node { state, done, first, candidates });
+                }
+                continue;
+            }
+        };
+        if let Err(refuted) = state.explain(&calls[at], &tokens) {
+            if node.first >= furthest {
+                if node.first > furthest {
+                    why.clear();
+                }
+                furthest = node.first;
+                let Traced { begin, end, process, words, answer } = &calls[at];
+                let call = words.join(" ");
+                why.push(format!("{begin} {end} {process}: {call} = {answer:?}: {refuted}"));
+            }
+            continue;
+        }
+        let (mut first, mut done) = (node.first, node.done.clone());
+        done.push(at);
+        if ends.contains(&at) {
+            // What it was killed in didn't happen, if it hasn't yet.
+            let process = calls[at].process;
+            let open = |&it: &usize| calls[it].answer.is_none() && calls[it].process == process;
+            done.extend(
+                (first..at)
+                    .chain(at + 1..calls.len())
+                    .take_while(|&it| calls[it].begin <= calls[at].end)
+                    .filter(open),
+            );
+        }
+        while let Some(place) = done.iter().position(|&it| it == first) {
+            done.swap_remove(place);
+            first += 1;
+        }
+        done.retain(|&it| it >= first);
+        done.sort_unstable();
+        done.dedup();
+        if seen.insert(fingerprint(first, &done, &state)) {
+            let candidates = candidates(&state, first, &done);
+            stack.push(Node { state, done, first, candidates });
+        }
+    }
+    why.sort();
+    why.dedup();
+    Err(format!("{} of {} calls explained\n{}", furthest, calls.len(), why.join("\n")))
+}
+
+fn fingerprint(first: usize, done: &[usize], state: &State) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (first, done, state).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[test]
+#[ignore = "scripts/traces.mjs runs it, with a trace"]
+fn a_trace_of_real_processes_is_a_path_of_the_simulated_kernel() {
+    let path = std::env::var("SIMULATION_TRACE").expect("the path of a trace");
+    let mut calls = parse(&std::fs::read_to_string(path).unwrap());
+    match explain(&calls) {
+        Ok(steps) => println!("{} calls explained, {steps} tried", calls.len()),
+        Err(why) => panic!("{why}"),
+    }
+    // With one false answer there is no such order.
+    for (call, from, to) in [
+        ("link-unnamed", "EEXIST", "0"),
+        ("flock", "EAGAIN", "0"),
+        ("byte-lock-all", "EAGAIN", "0"),
+        ("unlink", "0", "ENOENT"),
+        ("status-at", "ENOENT", "7:1:250:false"),
+    ] {
+        let is_it = |it: &Traced| it.words[0] == call && it.answer.as_deref() == Some(from);
+        let Some(at) = calls.iter().position(is_it) else {
+            println!("no {call} was answered by {from}");
+            continue;
+        };
+        calls[at].answer = Some(to.to_owned());
+        assert!(explain(&calls).is_err(), "{call} answered by {to} is explained");
+        calls[at].answer = Some(from.to_owned());
+    }
+}
