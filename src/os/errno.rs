@@ -8,14 +8,14 @@
 pub struct Errno(i32);
 
 macro_rules! names {
-    ($($(#[$meta:meta])* $name:ident = $constant:ident,)*) => {
+    ($(#[doc = $doc:literal] $(#[cfg($cfg:meta)])? $name:ident = $constant:ident,)*) => {
         impl Errno {
-            $($(#[$meta])* pub const $name: Self = Self(libc::$constant);)*
+            $(#[doc = $doc] $(#[cfg($cfg)])? pub const $name: Self = Self(libc::$constant);)*
 
             /// The constant's name (`"ENOSPC"`), as Node gives it in `error.code`.
             pub fn name(self) -> Option<&'static str> {
                 match self {
-                    $(Self::$name => Some(stringify!($constant)),)*
+                    $($(#[cfg($cfg)])? Self::$name => Some(stringify!($constant)),)*
                     _ => None,
                 }
             }
@@ -53,9 +53,14 @@ names! {
     #[doc = "No such process."] SRCH = ESRCH,
     #[doc = "A file of a network file system that is gone."] STALE = ESTALE,
     #[doc = "A program that runs."] TXTBSY = ETXTBSY,
-    #[cfg(target_os = "linux")]
-    #[doc = "The file system is damaged."] UCLEAN = EUCLEAN,
+    #[doc = "The file system is damaged."] #[cfg(target_os = "linux")] UCLEAN = EUCLEAN,
     #[doc = "Two file systems."] XDEV = EXDEV,
+}
+
+impl From<rustix::io::Errno> for Errno {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self::from_raw(errno.raw_os_error())
+    }
 }
 
 impl Errno {

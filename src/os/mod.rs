@@ -17,12 +17,18 @@ mod errno;
 mod timers;
 mod workers;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(restricted_os)))]
 mod linux;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(restricted_os)))]
 use linux as system;
 
-#[cfg(not(target_os = "linux"))]
+// `restricted_os`: Linux, by what is there on macOS (docs/testing.md).
+#[cfg(any(target_os = "macos", restricted_os))]
+mod macos;
+#[cfg(any(target_os = "macos", restricted_os))]
+use macos as system;
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 compile_error!("session-write-lock: this system is not supported: src/os has a folder per system");
 
 pub mod blocked;
@@ -30,13 +36,15 @@ pub mod blocked;
 pub use std::time::Instant;
 
 pub use errno::Errno;
+pub use system::HAS_BYTE_LOCKS;
 pub use system::files::{
     File, byte_wait, create_folders, create_new, create_or_open, create_unnamed, exchange, flock,
-    flock_shared, flock_wait, forget_reads, is_open_elsewhere, is_trusted, lease, link,
-    link_unnamed, list, lock_all_bytes, lock_byte, locked_byte, open, read, real_path, rename,
-    reopen_for_writing, status_at, status_of, touch, unlink, unlock, unlock_bytes, write,
+    flock_shared, flock_wait, forget_reads, is_open_elsewhere, lease, link, link_unnamed, list,
+    lock_all_bytes, lock_byte, locked_byte, open, read, real_path, rename, reopen_for_writing,
+    status_at, status_of, touch, unlink, unlock, unlock_bytes, write,
 };
 pub use system::process::{boot_id, find_process, own_pid, own_process, own_user, pid_namespace};
+pub use system::trust::is_trusted;
 pub use system::users::{flock_waiters, open_files, process_details};
 pub use timers::{
     Keeper, Timer, WakeUps, Watch, at, count_event, keep_timers, on_change, on_exit, on_touch,

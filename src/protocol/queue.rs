@@ -67,7 +67,7 @@ pub enum Turn {
 
 /// Whether there is a queue file.
 pub fn is_there(paths: &LockPaths) -> bool {
-    os::status_at(&paths.queue()).is_ok()
+    os::HAS_BYTE_LOCKS && os::status_at(&paths.queue()).is_ok()
 }
 
 /// Joins the queue, creating its file if need be, and asks whether it is our turn.
@@ -97,8 +97,11 @@ pub fn abandon(paths: &LockPaths) {
 }
 
 impl Place {
-    /// Opens the queue file.
+    /// Opens the queue file. `None`: there can't be a queue here.
     fn open(paths: &LockPaths) -> Option<Self> {
+        if !os::HAS_BYTE_LOCKS {
+            return None;
+        }
         let path = paths.queue();
         // `lstat` before `open`: opening a device can have side effects.
         if os::status_at(&path).is_ok_and(|found| !is_usable(&found)) {

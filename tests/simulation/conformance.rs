@@ -15,13 +15,6 @@ use crate::os::{Errno, FileId, Lease, Result, Status};
 #[path = "../../src/os/linux/files.rs"]
 mod real;
 
-/// As in `src/os/linux/mod.rs`.
-impl From<rustix::io::Errno> for Errno {
-    fn from(errno: rustix::io::Errno) -> Self {
-        Self::from_raw(errno.raw_os_error())
-    }
-}
-
 /// An open file in both kernels.
 struct Open {
     p: usize,

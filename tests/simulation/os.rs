@@ -305,6 +305,8 @@ pub fn create_folders(_path: &Path) -> Result<()> {
     Ok(())
 }
 
+pub const HAS_BYTE_LOCKS: bool = true;
+
 // --- Locks --------------------------------------------------------------------------------------
 
 pub fn flock(file: &File) -> Result<()> {

@@ -29,7 +29,7 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use super::files::File;
+use super::files::{File, proc_path};
 use crate::os::{Errno, Result};
 
 /// Identifies a watch: an inotify watch descriptor or a pidfd.
@@ -123,7 +123,7 @@ impl Events {
     pub fn watch_file(&self, file: &File) -> Result<Token> {
         let names = WatchFlags::ATTRIB | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
         let mask = names | WatchFlags::CLOSE_WRITE;
-        Ok(Token::File(inotify::add_watch(self.inotify()?, file.proc_path(), mask)?))
+        Ok(Token::File(inotify::add_watch(self.inotify()?, proc_path(file), mask)?))
     }
 
     /// Watches the attributes of one entry of a folder.

@@ -3,15 +3,19 @@
 pub mod events;
 pub mod files;
 pub mod process;
+#[path = "../unix/signal.rs"]
 pub mod signal;
+pub mod trust;
 pub mod users;
 
-use super::{Errno, Result};
+use super::Result;
 
-impl From<rustix::io::Errno> for Errno {
-    fn from(errno: rustix::io::Errno) -> Self {
-        Self::from_raw(errno.raw_os_error())
-    }
+/// Open files have locks on bytes: `F_OFD_SETLK` of fcntl(2).
+pub const HAS_BYTE_LOCKS: bool = true;
+
+/// A signal that neither the C library nor Node uses.
+fn wake_signal() -> libc::c_int {
+    libc::SIGRTMAX() - 3
 }
 
 pub fn random(bytes: &mut [u8]) -> Result<()> {

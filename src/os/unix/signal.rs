@@ -1,11 +1,13 @@
 //! Ends a blocking call by a signal to its thread. The handler only returns.
 //!
-//! We take a real-time signal that nobody handles and give it a handler that does nothing. If the
-//! host uses that signal itself, it is left alone, and no thread of ours may block.
+//! We take a signal that nobody handles (`wake_signal`) and give it a handler that does nothing. If the host uses
+//! that signal itself, it is left alone, and no thread of ours may block.
 
 #![expect(unsafe_code, reason = "no safe crate sends signals to threads, or asks who handles one")]
 
 use std::sync::OnceLock;
+
+use super::wake_signal;
 
 /// A running thread. The caller of [`send`] makes sure that it still runs.
 #[derive(Debug, Clone, Copy)]
@@ -14,11 +16,6 @@ pub struct Thread(libc::pthread_t);
 // SAFETY: a `pthread_t` names a thread from any thread (pthreads(7)); on some systems its type is a
 // pointer, which is never followed here.
 unsafe impl Send for Thread {}
-
-/// A real-time signal that neither the C library nor Node uses.
-fn number() -> libc::c_int {
-    libc::SIGRTMAX() - 3
-}
 
 extern "C" fn do_nothing(_signal: libc::c_int) {}
 
@@ -29,7 +26,8 @@ pub fn is_ours() -> bool {
         // SAFETY: all-zero bytes are a valid `sigaction`: no flags, an empty mask, SIG_DFL.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         // SAFETY: reads the current disposition into a `sigaction` of ours.
-        let is_known = unsafe { libc::sigaction(number(), std::ptr::null(), &raw mut action) } == 0;
+        let is_known =
+            unsafe { libc::sigaction(wake_signal(), std::ptr::null(), &raw mut action) } == 0;
         if !is_known || action.sa_sigaction != libc::SIG_DFL {
             return false;
         }
@@ -38,7 +36,7 @@ pub fn is_ours() -> bool {
         // SAFETY: `action` is initialised. The handler touches nothing, so it may run at any moment on
         // any thread. It stays where it is: napi-build links with `-z nodelete`, so that closing the
         // addon (which Node does when the last environment that loaded it ends) doesn't unmap it.
-        unsafe { libc::sigaction(number(), &raw const action, std::ptr::null_mut()) == 0 }
+        unsafe { libc::sigaction(wake_signal(), &raw const action, std::ptr::null_mut()) == 0 }
     })
 }
 
@@ -51,7 +49,7 @@ pub fn this_thread() -> Thread {
 pub fn send(thread: Thread) {
     // SAFETY: the caller holds the lock under which the thread says that it goes on to something
     // else (`blocked::Call`), so the thread is alive; a handler that does nothing is installed.
-    unsafe { libc::pthread_kill(thread.0, number()) };
+    unsafe { libc::pthread_kill(thread.0, wake_signal()) };
 }
 
 /// Unblocks the signal on this thread: the signal mask is inherited from the creating thread.
@@ -60,7 +58,7 @@ pub fn accept() {
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, number());
+        libc::sigaddset(&raw mut set, wake_signal());
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
     }
 }

@@ -1,0 +1,27 @@
+//! macOS.
+//!
+//! What is in `calls` can run only there. The rest is tested on Linux, by a build with `--cfg restricted_os`
+//! (`npm run test:restricted`), in which `stand_in` takes the place of `calls`.
+
+pub mod files;
+#[path = "../unix/signal.rs"]
+pub mod signal;
+
+#[cfg(not(restricted_os))]
+mod calls;
+#[cfg(not(restricted_os))]
+pub use calls::{events, process, random, trust, users};
+
+#[cfg(restricted_os)]
+mod stand_in;
+#[cfg(restricted_os)]
+pub use stand_in::{events, process, random, trust, users};
+
+/// An open file has no locks on bytes that could be relied on. So there is no queue: who waits blocks for the flock of
+/// the lock file.
+pub const HAS_BYTE_LOCKS: bool = false;
+
+/// By default it is ignored, and nobody here uses out-of-band data. macOS has no real-time signals.
+fn wake_signal() -> libc::c_int {
+    libc::SIGURG
+}
