@@ -660,7 +660,7 @@ export function heldSessionWriteLocks(): HeldSessionWriteLock[];
  * `false` only if the kernel proves it: no such process, a zombie, the number of a thread, or
  * (with `comm`) another name. `comm` matches the name of the executable and the current task
  * name, so a `process.title` does not make a process look dead. Where the name can't be read,
- * the number alone decides; outside Linux it always does. Never throws.
+ * the number alone decides. Never throws.
  */
 export function isAlive(pid: number, comm?: string): boolean;
 
@@ -677,8 +677,8 @@ export function getProcessComm(): string;
 export function getProcessCommForPid(pid: number): string | null;
 
 /**
- * When a process started, in clock ticks since boot (field 22 of `/proc/<pid>/stat`). `null` where
- * there is no such process or the kernel doesn't say; always outside Linux.
+ * When a process started: on Linux in clock ticks since boot (field 22 of `/proc/<pid>/stat`), on macOS in
+ * microseconds since the epoch. `null` where there is no such process or the kernel doesn't say.
  */
 export function getProcessStartTime(pid: number): number | null;
 

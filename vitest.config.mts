@@ -8,5 +8,7 @@ export default defineConfig({
     // Tests measure time and start many processes; two cores are soon taken.
     fileParallelism: false,
     testTimeout: 60_000,
+    // Set by scripts/restricted.mjs.
+    setupFiles: process.env.RESTRICTED_LOG ? ["./__test__/restricted.ts"] : [],
   },
 });

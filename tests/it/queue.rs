@@ -52,6 +52,7 @@ fn release(held: &HeldLock) {
 }
 
 #[test]
+#[cfg_attr(any(restricted_os, target_os = "macos"), ignore = "there is no queue")]
 fn waiters_are_served_in_order_and_the_last_removes_the_queue_file() {
     let session = Session::new();
     let held = session.acquire();
@@ -79,6 +80,7 @@ fn waiters_are_served_in_order_and_the_last_removes_the_queue_file() {
 }
 
 #[test]
+#[cfg_attr(any(restricted_os, target_os = "macos"), ignore = "there is no queue")]
 fn a_process_that_comes_again_is_behind_those_who_wait_however_slow_they_wake_up() {
     let session = Session::new();
     let held = session.acquire();
@@ -98,6 +100,7 @@ fn a_process_that_comes_again_is_behind_those_who_wait_however_slow_they_wake_up
 }
 
 #[test]
+#[cfg_attr(any(restricted_os, target_os = "macos"), ignore = "there is no queue")]
 fn a_waiter_that_gives_up_lets_no_one_pass() {
     let session = Session::new();
     let held = session.acquire();
@@ -113,6 +116,7 @@ fn a_waiter_that_gives_up_lets_no_one_pass() {
 }
 
 #[test]
+#[cfg_attr(any(restricted_os, target_os = "macos"), ignore = "there is no queue")]
 fn what_a_crash_leaves_behind_is_used_and_removed_by_the_next_that_comes() {
     let session = Session::new();
     let held = session.acquire();
@@ -124,6 +128,7 @@ fn what_a_crash_leaves_behind_is_used_and_removed_by_the_next_that_comes() {
 }
 
 #[test]
+#[cfg_attr(any(restricted_os, target_os = "macos"), ignore = "there is no queue")]
 fn a_queue_file_that_somebody_uses_is_not_removed() {
     let session = Session::new();
     let held = session.acquire();
@@ -140,6 +145,7 @@ fn a_queue_file_that_somebody_uses_is_not_removed() {
 }
 
 #[test]
+#[cfg_attr(any(restricted_os, target_os = "macos"), ignore = "there is no queue")]
 fn those_who_wait_at_a_queue_file_that_was_removed_join_the_one_that_is_there() {
     let session = Session::new();
     let held = session.acquire();
@@ -158,6 +164,7 @@ fn those_who_wait_at_a_queue_file_that_was_removed_join_the_one_that_is_there() 
 }
 
 #[test]
+#[cfg_attr(any(restricted_os, target_os = "macos"), ignore = "there is no queue")]
 fn a_stuck_queue_is_abandoned_and_nobody_is_held_up_by_it_any_more() {
     let session = Session::new();
     let held = session.acquire();
@@ -205,6 +212,7 @@ fn what_can_be_no_queue_file_of_ours_is_left_alone_and_waits_go_without_a_queue(
 }
 
 #[test]
+#[cfg_attr(any(restricted_os, target_os = "macos"), ignore = "there is no queue")]
 fn those_who_join_while_the_file_is_being_removed_wait_for_that_and_get_in() {
     let session = Session::new();
     let held = session.acquire();
@@ -227,6 +235,7 @@ fn those_who_join_while_the_file_is_being_removed_wait_for_that_and_get_in() {
 }
 
 #[test]
+#[cfg_attr(any(restricted_os, target_os = "macos"), ignore = "there is no queue")]
 fn everybody_leaves_a_queue_that_was_abandoned_not_just_the_next() {
     let session = Session::new();
     let held = session.acquire();

@@ -1,4 +1,4 @@
-/** What an ELF file says about itself: the processor, and the versions of glibc that it needs. */
+/** What a shared library says about itself: the processor, what it needs, and the oldest system that it runs on. */
 
 import { readFileSync } from "node:fs";
 
@@ -7,14 +7,48 @@ const SECTION_DYNAMIC = 6;
 const NEEDED = 1;
 
 /**
- * `{ size, machine, needed, glibc }` of a shared library: `needed` are the libraries that it asks for,
- * `glibc` is the highest version of glibc's symbols among those it needs, `undefined` without any.
+ * `{ size, machine, needed }` of a shared library: `needed` are the libraries that it asks for. For Linux also
+ * `glibc`, the highest version of glibc's symbols among those it needs, `undefined` without any. For macOS also
+ * `macos`, the oldest version, and `isSigned`.
  */
 export function inspectBinary(file) {
   const bytes = readFileSync(file);
-  if (bytes.length < 64 || bytes.readUInt32BE(0) !== 0x7f454c46) {
-    throw new Error(`${file} is no ELF file`);
+  const magic = bytes.length < 64 ? 0 : bytes.readUInt32BE(0);
+  if (magic === 0x7f454c46) {
+    return inspectElf(bytes);
   }
+  if (magic === 0xcffaedfe) {
+    return inspectMachO(bytes);
+  }
+  throw new Error(`${file} is no shared library of a system that is known here`);
+}
+
+/** mach-o/loader.h. */
+function inspectMachO(bytes) {
+  const LOAD_DYLIB = 0xc;
+  const CODE_SIGNATURE = 0x1d;
+  const VERSION_MIN_MACOSX = 0x24;
+  const BUILD_VERSION = 0x32;
+
+  const found = { size: bytes.length, machine: bytes.readUInt32LE(4), needed: [], macos: undefined, isSigned: false };
+  let at = 32;
+  for (let left = bytes.readUInt32LE(16); left > 0; left -= 1) {
+    const [command, length] = [bytes.readUInt32LE(at), bytes.readUInt32LE(at + 4)];
+    if (command === LOAD_DYLIB) {
+      const start = at + bytes.readUInt32LE(at + 8);
+      found.needed.push(bytes.toString("latin1", start, bytes.indexOf(0, start)));
+    } else if (command === CODE_SIGNATURE) {
+      found.isSigned = true;
+    } else if (command === BUILD_VERSION || command === VERSION_MIN_MACOSX) {
+      const version = bytes.readUInt32LE(at + (command === BUILD_VERSION ? 12 : 8));
+      found.macos = `${version >>> 16}.${(version >>> 8) & 0xff}`;
+    }
+    at += length;
+  }
+  return found;
+}
+
+function inspectElf(bytes) {
   const wide = bytes[4] === 2;
   const word = (at) => (wide ? Number(bytes.readBigUInt64LE(at)) : bytes.readUInt32LE(at));
   const sectionsAt = word(wide ? 0x28 : 0x20);
