@@ -10,7 +10,7 @@ import path from "node:path";
 import { expect } from "vitest";
 
 import { inject, trace, warmAgent } from "./strace.js";
-import { type Agent, attempt, temporaryFolder, testWith, type Tools, until } from "./support.js";
+import { type Agent, attempt, temporaryFolder, testWith, type Tools, until, isRestricted } from "./support.js";
 
 const straceTest = testWith("strace");
 
@@ -96,7 +96,13 @@ async function untilFree(scene: Scene): Promise<void> {
  * leave nothing but perhaps a temporary, which the next takeover removes.
  */
 async function expectUsable(scene: Scene, agents: Agent[], what: string): Promise<void> {
-  const won = await Promise.all(agents.map((agent) => agent.run(attempt, scene.sessionFile)));
+  const tryAll = () => Promise.all(agents.map((agent) => agent.run(attempt, scene.sessionFile)));
+  let won = await tryAll();
+  // Without unnamed files a crash can leave a temporary without a record, which counts for 2 s.
+  for (let tries = 0; isRestricted && !won.includes(true) && tries < 30; tries += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    won = await tryAll();
+  }
   expect(won.filter(Boolean), what).toHaveLength(1);
   await agents[won.indexOf(true)]!.release(scene.sessionFile);
   await untilFree(scene);
@@ -160,7 +166,9 @@ async function crashEverywhere(
 
 /** Whether a call of one of these names was among those before which somebody died. */
 function died(crashes: Record<string, number>, ...names: string[]): boolean {
-  return names.some((name) => name in crashes || `?${name}` in crashes);
+  // Leases and locks of bytes.
+  const isMissing = isRestricted && names.includes("fcntl");
+  return isMissing || names.some((name) => name in crashes || `?${name}` in crashes);
 }
 
 straceTest("whoever dies before any system call of a first acquire blocks nobody", async () => {

@@ -10,6 +10,9 @@ import { beforeEach } from "vitest";
 const WRITER = "nobody says which process has a file open for writing";
 const USERS = "nobody says which processes hold a lock or wait for it";
 const EVENTS = "the stand-in for kqueue tells nothing";
+const QUEUE = "there is no queue, and no strict order";
+const WANTED = "`lock.wanted` never fires";
+const COUNTS = "the test counts on calls, or on a sleep, that Linux's means make";
 const OVERRIDE = "the binary that is tried comes by the variable that this test is about";
 
 export const SKIPPED: [RegExp, string][] = [
@@ -25,6 +28,13 @@ export const SKIPPED: [RegExp, string][] = [
   [/.*(with the older module isn't robbed|a lock file that nobody holds is waited for|an empty file from the future)/, WRITER],
   [/^waiting .*(with the older module (releases|is killed)|by its process is woken|too old to be someone's)/, EVENTS],
   [/.*(wait for one with the older module, and it for them|that name, behind the older module)/, EVENTS],
+  [/^containers .*(of the older module|\{pid, createdAt(, comm)?\})/, WRITER],
+  [/^examples .*the demo > holds every claim/, WRITER],
+  [/^faults-queue .*(in the order in which they came|does not change the order of the others|leaves no queue file|queue file of waiters that were killed|leaves the queue file of those)/, QUEUE],
+  [/^faults-queue .*behind the older module/, EVENTS],
+  [/^examples .*(a client that goes away|lock-for-life\.mjs)/, WANTED],
+  [/^wanted .*a holder is told/, WANTED],
+  [/^faults .*(fails with (ENOLCK|EIO)|forbids hard links|watchdogs are kept while a disk hangs)/, COUNTS],
 ];
 
 const log = process.env.RESTRICTED_LOG;

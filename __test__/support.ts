@@ -237,6 +237,9 @@ export function footprint(pid: number): Footprint {
   };
 }
 
+/** Whether the binary has only what macOS has (scripts/restricted.mjs). */
+export const isRestricted = process.env["RESTRICTED_LOG"] !== undefined;
+
 /** Waits until a process that has called acquire has done all it can, and sleeps. */
 export async function untilAsleep(pid: number, waits = 1): Promise<void> {
   const isWaiting = ({ watches, blocked }: Footprint) => watches + blocked >= waits;

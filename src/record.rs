@@ -148,13 +148,12 @@ fn from_iso(text: &str) -> Option<i64> {
     i64::try_from(since_epoch.as_millis()).ok()
 }
 
-/// A whole number as JavaScript sees one: `4`, `4.0` and `4e0` are the same.
+/// A whole number as JavaScript sees one: `4`, `4.0` and `4e0` are the same, and 2^53 is too large to be told from its
+/// neighbours.
 fn whole(value: &Value) -> Option<u64> {
     const MAX_SAFE_INTEGER: f64 = 9_007_199_254_740_991.0;
-    value.as_u64().or_else(|| {
-        let number = value.as_f64()?;
-        let fits = number.fract() == 0.0 && (0.0..=MAX_SAFE_INTEGER).contains(&number);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked just above
-        fits.then_some(number as u64)
-    })
+    let number = value.as_f64()?;
+    let fits = number.fract() == 0.0 && (0.0..=MAX_SAFE_INTEGER).contains(&number);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked just above
+    fits.then_some(number as u64)
 }

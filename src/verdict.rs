@@ -466,8 +466,9 @@ impl Facts {
             return Evidence::Maybe;
         };
         if differ(record.boot_id.as_ref(), own.boot_id.as_ref()) {
-            // Another boot of this machine, or, where a folder is shared, another machine.
-            return if self.is_trusted {
+            // Another boot of this machine, or, where a folder is shared, another machine. A disk of ours can
+            // be shared with a virtual machine: then this machine has the file open in its name.
+            return if self.is_trusted && self.writer == Lease::Granted {
                 Evidence::Gone(Ground::OtherBoot, Reason::DeadPid)
             } else {
                 Evidence::Maybe

@@ -120,10 +120,12 @@ fn start_times_of_another_time_namespace_prove_nothing() {
 }
 
 #[test]
-fn another_boot_is_gone_on_a_trusted_file_system_only() {
+fn another_boot_is_gone_on_a_trusted_file_system_where_nobody_has_the_file_open() {
     let record = Record { boot_id: Some("another".into()), ..by(THEM) };
     let local = Facts { process: LookUp::NotAsked, ..seen(record) };
     assert_eq!(judged(&local), (Verdict::Dead, Ground::OtherBoot));
+    let unasked = Facts { writer: Lease::Unanswered, ..local.clone() };
+    assert_eq!(judged(&unasked), (Verdict::Unknown, Ground::NoProof));
     let shared = Facts { is_trusted: false, writer: Lease::Unanswered, ..local };
     assert_eq!(judged(&shared), (Verdict::Unknown, Ground::NoProof));
 }
