@@ -45,7 +45,7 @@ const TARGETS = [
   ...["short", "long"].flatMap((holds) =>
     ["p50", "p99"].map((share) => ({
       what: `hand-off between two processes after ${holds} holds, ${share}, against fs-ext flock`,
-      why: "Two changes of threads lie on the way: from the holder to the thread that blocks, and from that to the next holder's JavaScript. Between them lie the calls that make a lock file and give it its name; fs-ext makes none.",
+      why: "Two changes of threads lie on the way: from the holder to the thread that blocks, and from that to the next holder's JavaScript. Between them lie the calls that make a lock file and give it its name; fs-ext makes none. [The timeline](#where-the-time-of-a-hand-over-goes) has each of them.",
       needs: [`hand-off-${holds}`],
       value: (results) => {
         const measured = results[`hand-off-${holds}`];
