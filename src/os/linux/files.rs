@@ -41,7 +41,7 @@ pub fn create_unnamed(folder: &Path) -> Result<File> {
     Ok(rustix::fs::open(folder, flags, unix::MODE)?.into())
 }
 
-/// Sets atime to the epoch. From then on [`Status::was_read`] says whether a process has read the file; reads
+/// Sets atime to the epoch. From then on [`Status::was_read`](crate::os::Status::was_read) says whether a process has read the file; reads
 /// through [`open`] don't count. A file system mounted with `noatime` never reports a read.
 pub fn forget_reads(file: &File) -> Result<()> {
     let never = Timespec { tv_sec: 0, tv_nsec: 0 };
