@@ -120,8 +120,9 @@ class Reader {
 
   #ends(process, call, end) {
     const [, name, inside, result] = /^(\w+)\((.*)\) += (.*)$/s.exec(call.text) ?? [];
-    if (result === "?") {
-      process.open.push(call); // it is being killed
+    // It is being killed. strace has more than one way to say so.
+    if (/^\?(?! ERESTART)|^-1 \(errno \d/.test(result) || / <unfinished \.\.\.>\) += /.test(call.text)) {
+      process.open.push({ ...call, text: call.text.replace(/(, )? *<unfinished \.\.\.>.*$/s, "") });
     } else if (name !== undefined) {
       this.#note(process, call, end, name, inside, result);
     }
@@ -248,7 +249,7 @@ function status(inside) {
 /** The token of a record, `empty`, `torn`, or `part` for the question whether a file can be read at all. */
 function record(inside) {
   const token = /\\"token\\": \\"([0-9a-f]+)/.exec(inside)?.[1];
-  const kind = /^\d+, +"(\{?)", /.exec(inside)?.[1];
+  const kind = /^\d+, *"(\{?)", /.exec(inside)?.[1];
   return token ?? { "": "empty", "{": "part" }[kind] ?? "torn";
 }
 

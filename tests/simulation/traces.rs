@@ -156,7 +156,7 @@ impl State {
                     Call::StatusOf(fd) => self.kernel.open_file(p, fd).ino,
                     _ => 0,
                 };
-                self.is_status(ino, answer)
+                self.is_status(ino, answer, matches!(call, Call::StatusAt(_)))
             }
             Answer::Text(text) if answer == "part" => text != Text::Empty,
             Answer::Text(Text::Ours { token, .. }) => tokens.get(answer) == Some(&token),
@@ -167,8 +167,9 @@ impl State {
         if is_same { Ok(()) } else { Err(format!("{simulated:?}, not {answer}")) }
     }
 
-    /// `inode:names:size:was it read`.
-    fn is_status(&mut self, ino: Ino, answer: &str) -> bool {
+    /// `inode:names:size:was it read`. By a path, the kernel first finds the inode and then reads the rest,
+    /// which can have changed in between. The shipped code asks only for the inode there.
+    fn is_status(&mut self, ino: Ino, answer: &str, is_by_path: bool) -> bool {
         let mut parts = answer.split(':');
         let mut number = || parts.next().and_then(|part| part.parse::<u64>().ok()).unwrap_or(0);
         let (real, names, size) = (number(), number(), number());
@@ -179,10 +180,12 @@ impl State {
         }
         let known = std::mem::replace(&mut self.inodes[ino], real);
         let inode = self.kernel.inodes[ino];
-        (known == 0 || known == real)
-            && u64::from(self.kernel.name_count(u8::try_from(ino).unwrap_or(0))) == names
-            && (inode.text == Text::Empty) == (size == 0)
-            && inode.was_read == was_read
+        let is_same = known == 0 || known == real;
+        is_same && is_by_path
+            || is_same
+                && u64::from(self.kernel.name_count(u8::try_from(ino).unwrap_or(0))) == names
+                && (inode.text == Text::Empty) == (size == 0)
+                && inode.was_read == was_read
     }
 
     /// A lock in the way: the kernel may tell of any one, and writes over what was asked.
@@ -403,13 +406,19 @@ fn a_trace_of_real_processes_is_a_path_of_the_simulated_kernel() {
         ("unlink", "0", "ENOENT"),
         ("status-at", "ENOENT", "7:1:250:false"),
     ] {
+        // Some may be explained by chance: a lock that came free in that moment.
         let is_it = |it: &Traced| it.words[0] == call && it.answer.as_deref() == Some(from);
-        let Some(at) = calls.iter().position(is_it) else {
+        let places = (0..calls.len()).filter(|&at| is_it(&calls[at])).take(10).collect::<Vec<_>>();
+        let is_there = !places.is_empty();
+        let is_refuted = places.into_iter().any(|at| {
+            calls[at].answer = Some(to.to_owned());
+            let is_refuted = explain(&calls).is_err();
+            calls[at].answer = Some(from.to_owned());
+            is_refuted
+        });
+        assert!(is_refuted || !is_there, "every {call} may as well be answered by {to}");
+        if !is_there {
             println!("no {call} was answered by {from}");
-            continue;
-        };
-        calls[at].answer = Some(to.to_owned());
-        assert!(explain(&calls).is_err(), "{call} answered by {to} is explained");
-        calls[at].answer = Some(from.to_owned());
+        }
     }
 }
