@@ -10,7 +10,7 @@ import path from "node:path";
 import { expect } from "vitest";
 
 import { inject, trace, warmAgent } from "./strace.js";
-import { type Agent, attempt, temporaryFolder, testWith, type Tools, until, isRestricted } from "./support.js";
+import { type Agent, attempt, isRestricted, temporaryFolder, testWith, type Tools, until } from "./support.js";
 
 const straceTest = testWith("strace");
 
@@ -249,6 +249,7 @@ async function failEverywhere(record: string | undefined, error: string): Promis
           what,
         ).rejects.toMatchObject({ code: "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT" });
         await clumsy.release(scene.sessionFile);
+        await untilFree(scene);
       } else {
         expect(code, what).toBe(error);
         const files = scene.files();

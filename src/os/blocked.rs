@@ -80,7 +80,7 @@ impl Stop {
 impl Drop for Blocked {
     fn drop(&mut self) {
         self.0.state().is_stopped = true;
-        call_out(&self.0);
+        call_out(&self.0, SIGNAL_AGAIN_AFTER);
     }
 }
 
@@ -90,8 +90,8 @@ impl Call {
     }
 }
 
-/// Sends the signal, and again every millisecond until the thread has noticed.
-fn call_out(call: &Arc<Call>) {
+/// Sends the signal, and again until the thread has noticed: `after` so long, then after twice as long.
+fn call_out(call: &Arc<Call>, after: Duration) {
     let state = call.state();
     let Some(thread) = state.thread else {
         return;
@@ -100,7 +100,7 @@ fn call_out(call: &Arc<Call>) {
     signal::send(thread);
     drop(state);
     let again = Arc::clone(call);
-    let timer = super::at(super::now() + SIGNAL_AGAIN_AFTER, move || call_out(&again));
+    let timer = super::at(super::now() + after, move || call_out(&again, after * 2));
     // Without a timer the thread blocks until it gets the lock.
     timer.into_iter().for_each(super::Timer::detach);
 }
