@@ -9,6 +9,6 @@ export default defineConfig({
     fileParallelism: false,
     testTimeout: 60_000,
     // Set by scripts/restricted.mjs.
-    setupFiles: process.env.RESTRICTED_LOG ? ["./__test__/restricted.ts"] : [],
+    setupFiles: process.env.RESTRICTED_LOG ? ["./__test__/restricted.mjs"] : [],
   },
 });

@@ -8,7 +8,7 @@ import path from "node:path";
 import { expect } from "vitest";
 
 import { inject, trace, warmAgent } from "./strace.js";
-import { type Agent, temporaryFolder, testWith, until, untilAsleep, isRestricted } from "./support.js";
+import { type Agent, isRestricted, temporaryFolder, testWith, until, untilAsleep } from "./support.js";
 
 const straceTest = testWith("strace");
 

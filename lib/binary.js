@@ -23,13 +23,13 @@ const root = path.dirname(__dirname);
 
 const system = `${process.platform}-${process.arch}`;
 
-/** What the packages of a system end in. */
-const FLAVOURS = {
-  "linux-x64": ["gnu", "musl"],
-  "linux-arm64": ["gnu", "musl"],
-  "linux-arm": ["gnueabihf", "musleabihf"],
-  "darwin-x64": [],
-  "darwin-arm64": [],
+/** The binaries of a system, by the names of their packages. */
+const BINARIES = {
+  "linux-x64": ["linux-x64-gnu", "linux-x64-musl"],
+  "linux-arm64": ["linux-arm64-gnu", "linux-arm64-musl"],
+  "linux-arm": ["linux-arm-gnueabihf", "linux-arm-musleabihf"],
+  "darwin-x64": ["darwin-x64"],
+  "darwin-arm64": ["darwin-arm64"],
 };
 
 /** Why each candidate was not taken: `{ name, error }`. */
@@ -48,9 +48,8 @@ function loadBinary() {
 
 /** A build in a checkout; an installed package has none. */
 function loadLocalBuild() {
-  const flavours = [system, ...(FLAVOURS[system] ?? []).map((flavour) => `${system}-${flavour}`)];
-  for (const flavour of flavours) {
-    const file = `${root}/session-write-lock.${flavour}.node`;
+  for (const name of BINARIES[system] ?? [system]) {
+    const file = `${root}/session-write-lock.${name}.node`;
     // `dlopen` of a missing file takes ten times as long.
     const binary = existsSync(file) ? loadFile(file) : undefined;
     if (binary) {
@@ -168,8 +167,8 @@ function explain(override) {
   if (unloadable.length > 0) {
     return `can't load its binary for ${system}: ${listed(unloadable)}${hint(unloadable)}`;
   }
-  if (!FLAVOURS[system]) {
-    return `has no binary for ${system}. It has binaries for ${Object.keys(FLAVOURS).join(", ")}.`;
+  if (!BINARIES[system]) {
+    return `has no binary for ${system}. It has binaries for ${Object.keys(BINARIES).join(", ")}.`;
   }
   const advice = "Install again with optional dependencies: without --omit=optional or --no-optional. " +
     "If node_modules or the lock file came from another system, delete both first. " +

@@ -9,18 +9,15 @@
 import { spawnSync } from "node:child_process";
 import { copyFileSync, existsSync } from "node:fs";
 
-import { provideDebianCompiler } from "./release/compiler.mjs";
-import { root, setUp } from "./setup.mjs";
+import { describe, provideDebianCompiler } from "./release/compiler.mjs";
+import { attempt, root, setUp } from "./setup.mjs";
 
 const TRIPLE = "x86_64-unknown-linux-gnu";
 const failures = [];
 
-const print = (command, ...args) => spawnSync(command, args, { encoding: "utf8" }).stdout?.trim() ?? "";
-
 function run(name, env, command, ...args) {
-  console.log(`\n${name}\n> ${[command, ...args].join(" ")}`);
-  const { status } = spawnSync(command, args, { cwd: root, stdio: "inherit", env: { ...process.env, ...env } });
-  if (status !== 0) {
+  console.log(`\n${name}`);
+  if (!attempt(env, command, ...args)) {
     failures.push(name);
   }
 }
@@ -37,13 +34,14 @@ if (process.platform !== "linux" || process.arch !== "x64") {
   process.exit();
 }
 setUp();
-const library = `${print("rustc", "--print", "sysroot")}/lib/rustlib/${TRIPLE}`;
+const library = `${describe({}).sysroot}/lib/rustlib/${TRIPLE}`;
 
 const address = ["-Zsanitizer=address"];
 cargo("AddressSanitizer: the Rust tests", address, "asan", {}, "test");
 
-const runtime = print("gcc", "-print-file-name=libasan.so");
-if (existsSync(runtime)) {
+const { stdout } = spawnSync("gcc", ["-print-file-name=libasan.so"], { encoding: "utf8" });
+const runtime = stdout?.trim();
+if (runtime && existsSync(runtime)) {
   const built = cargo("AddressSanitizer: the addon", address, "asan", {}, "build");
   const binary = `${root}/target/asan/session-write-lock.node`;
   copyFileSync(`${built}/libsession_write_lock.so`, binary);

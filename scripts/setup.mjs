@@ -31,6 +31,14 @@ function spawn(stdout, command, ...args) {
   }
 }
 
+/** Runs a command with further settings in its environment, and says whether it succeeded. */
+export function attempt(env, command, ...args) {
+  const settings = Object.entries(env).map(([name, value]) => `${name}=${value}`);
+  console.log(`\n> ${[...settings, command, ...args].join(" ")}`);
+  const { status } = spawnSync(command, args, { cwd: root, stdio: ["ignore", "inherit", "inherit"], env: { ...process.env, ...env } });
+  return status === 0;
+}
+
 /** Whether what a folder's package.json and its lock file ask for is installed there. */
 export function isInstalled(folder) {
   const modifiedMs = (name) => statSync(`${folder}/${name}`, { throwIfNoEntry: false })?.mtimeMs ?? 0;

@@ -8,7 +8,7 @@
  * Exits with 1 after a double hold, a lost update, a lock that nobody gets any more, an error, or litter.
  */
 
-import { fork, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -18,6 +18,7 @@ import { parseArgs } from "node:util";
 import { countIn, createWitness } from "../benches/witness.mjs";
 import { root, setUp } from "./setup.mjs";
 import { chance } from "./storm/chance.mjs";
+import { startActor } from "./storm/start.mjs";
 import { readTally } from "./storm/tally.mjs";
 
 const NUMBERS = { seconds: 60, processes: 8, sessions: 4, tasks: 3, workers: 1, seed: 1 };
@@ -63,11 +64,7 @@ function start() {
     counts["clock jumps"] += 1;
   }
   const clock = { LD_PRELOAD: FAKE_CLOCK, FAKETIME: random.of(["-1h", "+1h", "+30d"]), FAKETIME_DONT_FAKE_MONOTONIC: "1" };
-  const child = fork(path.join(root, "scripts/storm/actor.mjs"), [JSON.stringify(plan)], {
-    env: { ...process.env, ...(jumps ? clock : {}) },
-  });
-  child.ended = new Promise((resolve) => child.once("exit", resolve));
-  return child;
+  return startActor(plan, { ...process.env, ...(jumps ? clock : {}) });
 }
 
 // --- What is done to them -----------------------------------------------------------------------

@@ -5,11 +5,9 @@
  */
 
 import { spawn } from "node:child_process";
-import { mkdirSync, readFileSync, rmSync } from "node:fs";
 
+import { nodeTests } from "./node-tests.mjs";
 import { root, run, setUp } from "./setup.mjs";
-
-const REPORT = `${root}/.cache/vitest.json`;
 
 const total = { passed: 0, failed: 0, skipped: 0 };
 
@@ -50,13 +48,9 @@ async function single(command, ...args) {
   count(ok ? 1 : 0, 0, 0, ok);
 }
 
-async function nodeTests(env, files) {
-  mkdirSync(`${root}/.cache`, { recursive: true });
-  rmSync(REPORT, { force: true });
-  const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${REPORT}`];
-  const { ok } = await check(env, "npx", "vitest", "run", ...reporters, ...files);
-  const report = JSON.parse(readFileSync(REPORT, "utf8"));
-  count(report.numPassedTests, report.numFailedTests, report.numPendingTests, ok);
+function countNodeTests(env, files) {
+  const { ok, passed, failed, skipped } = nodeTests(env, files);
+  count(passed, failed, skipped, ok);
 }
 
 setUp();
@@ -69,12 +63,12 @@ await rustTests({}, ...simulation, "--skip", "::tests::", "--skip", "traces::", 
 await single("npx", "tsc", "--noEmit");
 // The gateway's file is compiled with the gateway's settings, so its callers are checked with stricter ones.
 await single("npx", "tsc", "--project", "__test__/fixtures/callers");
-await nodeTests({}, []);
+countNodeTests({}, []);
 // Once more where nothing tells of changes: everything that waits, but for the tests that set this
 // themselves.
 const FALLBACK = { SESSION_WRITE_LOCK_WAIT: "timers" };
 await rustTests(FALLBACK, "--lib");
-await nodeTests(FALLBACK, ["acquire", "contention", "lifecycle", "abort", "try-acquire", "workers"]);
+countNodeTests(FALLBACK, ["acquire", "contention", "lifecycle", "abort", "try-acquire", "workers"]);
 await single("node", "scripts/storm.mjs", "--seconds", "30");
 await single("node", "scripts/traces.mjs");
 console.log(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);

@@ -6,7 +6,7 @@
  * `--seconds 5`, `--seed 1`, `--write FILE`: keep the calls.
  */
 
-import { fork, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -18,6 +18,7 @@ import { createWitness } from "../benches/witness.mjs";
 import { root, setUp } from "./setup.mjs";
 import { chance } from "./storm/chance.mjs";
 import { readCalls } from "./storm/calls.mjs";
+import { startActor } from "./storm/start.mjs";
 
 /** As many as the simulated kernel has. */
 const PROCESSES = 3;
@@ -40,9 +41,7 @@ async function storm(folder) {
   const start = () => {
     const plan = { folder, sessions: 1, tasks: 2, workers: 1, slot: slots, seed: Number(options.seed) * 10_000 + slots };
     slots += 2;
-    const child = fork(path.join(root, "scripts/storm/actor.mjs"), [JSON.stringify(plan)]);
-    child.ended = new Promise((resolve) => child.once("exit", resolve));
-    return child;
+    return startActor(plan);
   };
   const actors = Array.from({ length: PROCESSES }, start);
   const end = performance.now() + Number(options.seconds) * 1_000;

@@ -6,6 +6,14 @@ import { withActors } from "../crew.mjs";
 import { COMPARED, LOCKS } from "../locks.mjs";
 import { randomBetween, summary } from "../numbers.mjs";
 
+/** One of two processes, which holds, hands over to the other; in the next turn back. */
+export async function handOver(actors, turn, sessionFile, ms) {
+  const [holder, waiter] = turn % 2 === 0 ? actors : [...actors].reverse();
+  const acquired = waiter.run("acquire", { sessionFile });
+  await holder.run("releaseAfter", { ms });
+  return { holder, waiter, acquired: await acquired, began: await holder.run("releaseBegan") };
+}
+
 /**
  * Two processes take turns: one holds, the other waits. `holdMs` gives the length of each hold,
  * counted from when the other was told to wait.
@@ -15,11 +23,8 @@ async function betweenTwo(name, sessionFile, count, holdMs) {
     const samples = [];
     await actors[0].run("acquire", { sessionFile });
     for (let turn = 0; turn < count; turn += 1) {
-      const [holder, waiter] = turn % 2 === 0 ? actors : [...actors].reverse();
-      const acquired = waiter.run("acquire", { sessionFile });
-      await holder.run("releaseAfter", { ms: holdMs() });
-      const acquiredAt = await acquired;
-      samples.push(acquiredAt - (await holder.run("releaseBegan")));
+      const { began, acquired } = await handOver(actors, turn, sessionFile, holdMs());
+      samples.push(acquired - began);
     }
     return samples;
   });

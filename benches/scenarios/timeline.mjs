@@ -5,6 +5,7 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, rmdirSync, writeFileS
 
 import { withActors } from "../crew.mjs";
 import { percentile, randomBetween } from "../numbers.mjs";
+import { handOver } from "./handoff.mjs";
 
 const TRACEFS = "/sys/kernel/tracing";
 const LOCKS = ["addon", "fs-ext"];
@@ -66,21 +67,16 @@ async function trace(context, name) {
   const between = randomBetween(1);
   return withActors(name, 2, async (actors) => {
     await actors[0].run("acquire", { sessionFile });
-    const handOver = async (turn) => {
-      const [holder, waiter] = turn % 2 === 0 ? actors : [...actors].reverse();
-      const acquired = waiter.run("acquire", { sessionFile });
-      await holder.run("releaseAfter", { ms: between(8, 20) });
-      return { holder, waiter, acquired: await acquired, began: await holder.run("releaseBegan") };
-    };
+    const next = (turn) => handOver(actors, turn, sessionFile, between(8, 20));
     for (let turn = 0; turn < 20; turn += 1) {
-      await handOver(turn); // all threads there are have started
+      await next(turn); // all threads there are have started
     }
     const tracer = new Tracer();
     try {
       tracer.start(actors.flatMap(threadsOf));
       const handOvers = [];
       for (let turn = 0; turn < (context.quick ? 40 : 200); turn += 1) {
-        handOvers.push(await handOver(turn));
+        handOvers.push(await next(turn));
       }
       const events = tracer.stop();
       return handOvers.map((handOver) => timeline(handOver, events));

@@ -100,6 +100,14 @@ function inspectElf(bytes) {
   };
 }
 
+/** The oldest system that an inspected binary runs on, in words. */
+export function floorOf({ macos, glibc }) {
+  if (macos) {
+    return `macOS ${macos}`;
+  }
+  return glibc ? `glibc ${glibc}` : "musl";
+}
+
 /** Compares versions number by number. */
 export function compareVersions(left, right) {
   const numbers = (version) => version.split(".").map(Number);

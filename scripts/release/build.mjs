@@ -15,7 +15,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 
 import { debianRust, describe, describeDebianCompiler, provideDebianCompiler } from "./compiler.mjs";
-import { inspectBinary } from "./binary.mjs";
+import { floorOf, inspectBinary } from "./binary.mjs";
 import {
   binaryOf,
   cache,
@@ -68,12 +68,13 @@ function build(target) {
   makeFolder(path.dirname(binary));
   copyFileSync(built, binary);
   const seconds = Math.round((Date.now() - started) / 1000);
-  const { size, glibc, macos } = inspectBinary(binary);
+  const inspected = inspectBinary(binary);
+  const { size } = inspected;
   const record = {
     ...recordOf(target),
     built: `${compiler.says}, linked by zig ${zig.version}`,
     size,
-    floor: macos ? `macOS ${macos}` : glibc ? `glibc ${glibc}` : "musl",
+    floor: floorOf(inspected),
     sha256: sha256(binary),
   };
   if (record.reproducedSha256 !== record.sha256) {

@@ -6,7 +6,7 @@
 import { readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import path from "node:path";
 
-import { compareVersions, inspectBinary } from "./binary.mjs";
+import { compareVersions, floorOf, inspectBinary } from "./binary.mjs";
 import { pack } from "./pack.mjs";
 import { cache, exists, GLIBC_FLOOR, MACOS_FLOOR, makeFolder, output, readJson, root, TARGETS } from "./targets.mjs";
 
@@ -75,7 +75,7 @@ function checkPlatform(target, folder, files) {
   } else {
     expect(glibc === undefined, `its binary needs glibc ${glibc}, and is for musl`);
   }
-  return { faults, says: `${kilobytes(size)} binary, ${macos ? `macOS ${macos}` : glibc ? `glibc ${glibc}` : "musl"}` };
+  return { faults, says: `${kilobytes(size)} binary, ${floorOf(inspected)}` };
 }
 
 function checkMain(tarball, folder, files) {

@@ -24,7 +24,8 @@ export function readCalls(log, sessionFile, limit) {
 /** By thread: its process. */
 function processesOf(lines) {
   const creators = new Map();
-  const begun = new Map();
+  /** Threads that are creating a thread. */
+  const begun = new Set();
   const processOf = new Map();
   const process = (thread) => {
     if (!processOf.has(thread)) {
@@ -35,14 +36,11 @@ function processesOf(lines) {
   for (const line of lines) {
     const [, thread, text] = /^(\d+) +(.*)$/.exec(line) ?? [];
     if (/^clone3?\(.*CLONE_THREAD/.test(text)) {
-      begun.set(thread, true);
+      begun.add(thread);
     }
     const created = /^(?:clone3?\(|<\.\.\. clone3? resumed>).* = (\d+)$/.exec(text)?.[1];
-    if (created && begun.get(thread)) {
+    if (created && begun.delete(thread)) {
       creators.set(created, thread);
-    }
-    if (created) {
-      begun.delete(thread);
     }
   }
   return process;
@@ -153,10 +151,11 @@ class Reader {
     if (/^\? ERESTART|EINTR/.test(result)) {
       return; // it has changed nothing, and is made again
     }
-    const what = this.#translate(process, call, name, inside);
-    if (!what) {
+    const translated = this.#translate(process, call, name, inside);
+    if (!translated) {
       return;
     }
+    const what = typeof translated === "string" ? { call: translated } : translated;
     if (process.slot === undefined) {
       process.slot = this.#free.shift();
       if (process.slot === undefined) {
@@ -164,8 +163,8 @@ class Reader {
       }
     }
     const errno = /^-1 (E\w+)/.exec(result)?.[1];
-    const answer = result === "?" ? "?" : (errno ?? (typeof what === "string" ? undefined : what.answer) ?? /^\d+/.exec(result)?.[0]);
-    this.#entries.push({ begin: call.begin, end, slot: process.slot, what: `${what.call ?? what} = ${answer}` });
+    const answer = result === "?" ? "?" : (errno ?? what.answer ?? /^\d+/.exec(result)?.[0]);
+    this.#entries.push({ begin: call.begin, end, slot: process.slot, what: `${what.call} = ${answer}` });
     if (what.opens && !errno && result !== "?") {
       process.files.add(answer);
     }

@@ -443,8 +443,7 @@ impl Kernel {
     pub fn end(&mut self, p: usize) {
         for fd in 0..FDS {
             if self.processes[p].fds[fd].ino != 0 {
-                self.processes[p].fds[fd].shared = 0;
-                self.change(p, Call::Close(u8::try_from(fd).unwrap_or(0)));
+                self.close_of_killed(p, u8::try_from(fd).unwrap_or(0));
             }
         }
         self.processes[p] = Process::default();

@@ -122,6 +122,7 @@ impl State {
         Ok(())
     }
 
+    /// What leads from the process's descriptors to the simulation's.
     fn note_files(
         &mut self,
         p: usize,
@@ -291,7 +292,6 @@ fn explain(calls: &[Traced]) -> Result<usize, String> {
     }
 
     let tokens = tokens(calls);
-    let ends: Vec<usize> = (0..calls.len()).filter(|&at| calls[at].words[0] == "end").collect();
     // Calls that may come next: those that began before any of the others ended.
     let candidates = |state: &State, first: usize, done: &[usize]| {
         let is_open = |at: &usize| !done.contains(at);
@@ -355,7 +355,7 @@ fn explain(calls: &[Traced]) -> Result<usize, String> {
         }
         let (mut first, mut done) = (node.first, node.done.clone());
         done.push(at);
-        if ends.contains(&at) {
+        if calls[at].words[0] == "end" {
             // What it was killed in didn't happen, if it hasn't yet.
             let process = calls[at].process;
             let open = |&it: &usize| calls[it].answer.is_none() && calls[it].process == process;

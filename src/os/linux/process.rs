@@ -12,33 +12,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
+use crate::os::{Executable, Process};
 use procfs::process::{Process as ProcEntry, Stat};
 use procfs::{ProcError, ProcResult};
-use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
 
-use crate::os::{Executable, Process};
-
-/// This process's number, in its own pid namespace.
-pub fn own_pid() -> i32 {
-    rustix::process::getpid().as_raw_nonzero().get()
-}
-
-/// The user that new files of this process belong to.
-pub fn own_user() -> u32 {
-    rustix::process::geteuid().as_raw()
-}
+#[path = "../unix/process.rs"]
+mod unix;
+pub use unix::{own_pid, own_user};
 
 /// Looks a pid up. `None` proves that no live process has this number: it is unused, a zombie's, a thread's, or
 /// out of range.
 pub fn find_process(pid: i32) -> Option<Process> {
-    let pid = Pid::from_raw(pid).filter(|pid| pid.as_raw_nonzero().get() > 0)?;
-    if test_kill_process(pid) == Err(Errno::SRCH) {
+    if !unix::answers(pid) {
         return None;
     }
     // The entry is opened once and read through its descriptor: if the process ends meanwhile
     // and the number is reused, the reads fail instead of describing its successor.
-    let entry = proc_is_ours().then(|| ProcEntry::new(pid.as_raw_nonzero().get()).ok()).flatten();
+    let entry = proc_is_ours().then(|| ProcEntry::new(pid).ok()).flatten();
     let Some(entry) = entry else {
         return Some(Process::default());
     };

@@ -6,16 +6,19 @@
 pub mod files;
 #[path = "../unix/signal.rs"]
 pub mod signal;
+pub mod users;
 
 #[cfg(not(restricted_os))]
 mod calls;
 #[cfg(not(restricted_os))]
-pub use calls::{events, process, random, trust, users};
+pub use calls::process::process_details;
+#[cfg(not(restricted_os))]
+pub use calls::{events, process, random, trust};
 
 #[cfg(restricted_os)]
 mod stand_in;
 #[cfg(restricted_os)]
-pub use stand_in::{events, process, random, trust, users};
+pub use stand_in::{events, process, process_details, random, trust};
 
 /// An open file has no locks on bytes that could be relied on. So there is no queue: who waits blocks for the flock of
 /// the lock file.

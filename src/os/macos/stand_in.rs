@@ -13,45 +13,24 @@ pub mod process;
 #[path = "../linux/trust.rs"]
 pub mod trust;
 
-use crate::os::Result;
+#[path = "../linux/random.rs"]
+mod random;
+
+use crate::os::Details;
 
 pub use super::files;
+pub use random::random;
 
-pub fn random(bytes: &mut [u8]) -> Result<()> {
-    rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(())
-}
-
-pub mod users {
-    //! Nobody says which processes have a file open.
-
-    use std::collections::HashSet;
-
-    use super::process::find_process;
-    use crate::os::{Details, FileId, OpenFile};
-
-    /// Nobody.
-    #[expect(clippy::implicit_hasher, reason = "it has one caller")]
-    pub fn open_files(_wanted: &HashSet<FileId>) -> Vec<OpenFile> {
-        Vec::new()
-    }
-
-    /// Nobody.
-    pub fn flock_waiters() -> Vec<(i32, u64)> {
-        Vec::new()
-    }
-
-    /// Its name.
-    pub fn process_details(pid: i32) -> Option<Details> {
-        Some(Details {
-            process: find_process(pid)?,
-            own_pid: Some(pid),
-            pid_namespace: None,
-            running_for_ms: None,
-            command: None,
-            is_stopped: false,
-        })
-    }
+/// Its name.
+pub fn process_details(pid: i32) -> Option<Details> {
+    Some(Details {
+        process: process::find_process(pid)?,
+        own_pid: Some(pid),
+        pid_namespace: None,
+        running_for_ms: None,
+        command: None,
+        is_stopped: false,
+    })
 }
 
 pub mod events {

@@ -133,12 +133,7 @@ impl Events {
         let change = Kevent::new(filter, flags, std::ptr::null_mut());
         // SAFETY: a descriptor that is named here is open: its caller has the file, or `files` has.
         unsafe {
-            kqueue::kevent(
-                &self.kqueue,
-                &[change],
-                &mut [] as &mut [Kevent],
-                Some(Duration::ZERO.try_into().unwrap_or_default()),
-            )
+            kqueue::kevent(&self.kqueue, &[change], &mut [] as &mut [Kevent], Some(Duration::ZERO))
         }?;
         Ok(())
     }

@@ -3,7 +3,6 @@
 pub mod events;
 pub mod process;
 pub mod trust;
-pub mod users;
 
 use super::files;
 use crate::os::{Errno, Result};

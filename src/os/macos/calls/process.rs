@@ -10,32 +10,38 @@ use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
+use crate::os::{Details, Executable, Process};
 
-use crate::os::{Executable, Process};
-
-/// This process's number.
-pub fn own_pid() -> i32 {
-    rustix::process::getpid().as_raw_nonzero().get()
-}
-
-/// The user that new files of this process belong to.
-pub fn own_user() -> u32 {
-    rustix::process::geteuid().as_raw()
-}
+#[path = "../../unix/process.rs"]
+mod unix;
+pub use unix::{own_pid, own_user};
 
 /// Looks a pid up. `None` proves that no live process has this number: it is unused, or a zombie's.
 pub fn find_process(pid: i32) -> Option<Process> {
-    let number = Pid::from_raw(pid).filter(|pid| pid.as_raw_nonzero().get() > 0)?;
-    if test_kill_process(number) == Err(Errno::SRCH) {
+    look_up(pid).map(|(process, _)| process)
+}
+
+/// What people want to know about a process. `None`: it has ended.
+pub fn process_details(pid: i32) -> Option<Details> {
+    let (process, info) = look_up(pid)?;
+    let started_ms = info.and_then(|info| i64::try_from(started_us(&info) / 1_000).ok());
+    Some(Details {
+        process,
+        own_pid: Some(pid),
+        pid_namespace: None,
+        running_for_ms: started_ms.map(|ms| u64::try_from(crate::os::wall_ms() - ms).unwrap_or(0)),
+        command: path_of(pid).map(|path| path.to_string_lossy().into_owned()),
+        is_stopped: info.is_some_and(|info| info.pbi_status == libc::SSTOP),
+    })
+}
+
+fn look_up(pid: i32) -> Option<(Process, Option<libc::proc_bsdinfo>)> {
+    if !unix::answers(pid) {
         return None;
     }
     let info = info(pid);
-    if info.is_some_and(|info| info.pbi_status == libc::SZOMB) {
-        return None;
-    }
-    Some(describe(pid, info))
+    let is_zombie = info.is_some_and(|info| info.pbi_status == libc::SZOMB);
+    (!is_zombie).then(|| (describe(pid, info), info))
 }
 
 /// This process.
@@ -83,12 +89,12 @@ fn describe(pid: i32, info: Option<libc::proc_bsdinfo>) -> Process {
 }
 
 /// Microseconds since the epoch, as the clock was set then.
-pub(super) fn started_us(info: &libc::proc_bsdinfo) -> u64 {
+fn started_us(info: &libc::proc_bsdinfo) -> u64 {
     info.pbi_start_tvsec * 1_000_000 + info.pbi_start_tvusec
 }
 
 /// `None`: another user's process, or none at all.
-pub(super) fn info(pid: i32) -> Option<libc::proc_bsdinfo> {
+fn info(pid: i32) -> Option<libc::proc_bsdinfo> {
     let size = size_of::<libc::proc_bsdinfo>();
     // SAFETY: all-zero bytes are a valid `proc_bsdinfo`: it has numbers only.
     let mut info: libc::proc_bsdinfo = unsafe { std::mem::zeroed() };
@@ -106,7 +112,7 @@ pub(super) fn info(pid: i32) -> Option<libc::proc_bsdinfo> {
 }
 
 /// The path of its executable.
-pub(super) fn path_of(pid: i32) -> Option<PathBuf> {
+fn path_of(pid: i32) -> Option<PathBuf> {
     const MAX_BYTES: usize = 4 * 1024; // PROC_PIDPATHINFO_MAXSIZE
 
     let mut path = [0_u8; MAX_BYTES];

@@ -1,10 +1,7 @@
 /**
- * The tests that a system without some of Linux's means can't pass, and what it lacks. Used by `npm run test:restricted`,
- * where the binary is built for macOS's means. A pattern is matched against the file and the whole title.
+ * The tests that a system without some of Linux's means can't pass, and what it lacks. A pattern is matched against the
+ * file and the whole title.
  */
-
-import { appendFileSync } from "node:fs";
-import { beforeEach } from "vitest";
 
 /** Leases, or the open files of others in /proc. Until it is as old as `staleMs`, such a file counts as a live lock. */
 const WRITER = "nobody says which process has a file open for writing";
@@ -15,7 +12,7 @@ const WANTED = "`lock.wanted` never fires";
 const COUNTS = "the test counts on calls, or on a sleep, that Linux's means make";
 const OVERRIDE = "the binary that is tried comes by the variable that this test is about";
 
-export const SKIPPED: [RegExp, string][] = [
+export const SKIPPED = [
   [/^cli .*(shows who holds what|ends with 0 where|prints JSON with|with --all shows|how many processes wait|removes what is dead, says|held by a flock|each other kind what|holder and a waiter that are stopped|whose first holder has been killed|never advises to end|who holds the lock when its time)/, USERS],
   [/^cli .*prints a new table after each change/, USERS],
   [/^(readme|cli) .*what (README|docs\/command-line)\.md shows/, USERS],
@@ -36,20 +33,3 @@ export const SKIPPED: [RegExp, string][] = [
   [/^wanted .*a holder is told/, WANTED],
   [/^faults .*(fails with (ENOLCK|EIO)|forbids hard links|watchdogs are kept while a disk hangs)/, COUNTS],
 ];
-
-const log = process.env.RESTRICTED_LOG;
-
-beforeEach(({ task, skip }) => {
-  const names: string[] = [];
-  for (let at: { name: string; suite?: unknown } | undefined = task; at; at = at.suite as typeof at) {
-    names.unshift(at.name);
-  }
-  const file = /([^/]+)\.test\.ts$/.exec(task.file.name)![1];
-  const title = `${file} ${names.filter((name) => !name.endsWith(".ts")).join(" > ")}`;
-  const index = SKIPPED.findIndex(([pattern]) => pattern.test(title));
-  if (index >= 0) {
-    appendFileSync(log!, `${index}\n`);
-    process.stderr.write(`SKIPPED here, ${SKIPPED[index]![1]}: ${title}\n`);
-    skip(SKIPPED[index]![1]);
-  }
-});
