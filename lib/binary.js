@@ -30,6 +30,8 @@ const BINARIES = {
   "linux-arm": ["linux-arm-gnueabihf", "linux-arm-musleabihf"],
   "darwin-x64": ["darwin-x64"],
   "darwin-arm64": ["darwin-arm64"],
+  "win32-x64": ["win32-x64-msvc"],
+  "win32-arm64": ["win32-arm64-msvc"],
 };
 
 /** Why each candidate was not taken: `{ name, error }`. */
@@ -118,6 +120,20 @@ function loadPackage() {
         return checked(require("@session-write-lock/darwin-arm64"));
       } catch (error) {
         note("@session-write-lock/darwin-arm64", error);
+      }
+      break;
+    case "win32-x64":
+      try {
+        return checked(require("@session-write-lock/win32-x64-msvc"));
+      } catch (error) {
+        note("@session-write-lock/win32-x64-msvc", error);
+      }
+      break;
+    case "win32-arm64":
+      try {
+        return checked(require("@session-write-lock/win32-arm64-msvc"));
+      } catch (error) {
+        note("@session-write-lock/win32-arm64-msvc", error);
       }
       break;
   }

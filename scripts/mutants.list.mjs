@@ -42,7 +42,7 @@ export const MUTANTS = [
   },
   {
     name: "an exchange rather than a rename",
-    edits: [[TAKEOVER, "Ok(true) => exchange(paths, dead)", "Ok(true) => rename(paths)"]],
+    edits: [[TAKEOVER, "Ok(true) => exchange(paths, dead)", "Ok(true) => replace(paths, dead)"]],
     by: BESIDE_OLDER,
   },
   {
@@ -134,7 +134,7 @@ export const MUTANTS = [
   // --- Releasing
   {
     name: "a release removes only its own",
-    edits: [[FILE, "            if ours {\n                remove(", "            if ours || true {\n                remove("]],
+    edits: [[FILE, "            if ours {\n                remove_ours(", "            if ours || true {\n                remove_ours("]],
     by: BESIDE_OLDER,
   },
   {

@@ -6,30 +6,27 @@
  * Tests of what macOS lacks are skipped by name (`__test__/restricted.list.mjs`), and counted. `-- <file>…`: only these.
  */
 
-import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync } from "node:fs";
 
 import { SKIPPED } from "../__test__/restricted.list.mjs";
-import { nodeTests } from "./node-tests.mjs";
+import { nodeTests, skipBy } from "./node-tests.mjs";
 import { attempt, root, setUp } from "./setup.mjs";
 
 const folder = `${root}/target/restricted`;
 const binary = `${folder}/session-write-lock.node`;
-const log = `${root}/.cache/restricted.log`;
 const files = process.argv.slice(2);
 
 function testInNode() {
   copyFileSync(`${folder}/release/libsession_write_lock.so`, binary);
-  mkdirSync(`${root}/.cache`, { recursive: true });
-  writeFileSync(log, "");
-  const env = { SESSION_WRITE_LOCK_NATIVE_LIBRARY_PATH: binary, RESTRICTED_LOG: log };
+  const list = skipBy("restricted", SKIPPED);
+  const env = { SESSION_WRITE_LOCK_NATIVE_LIBRARY_PATH: binary, ...list.env };
   const { ok, passed, failed, skipped } = nodeTests(env, files);
-  const lacking = readFileSync(log, "utf8").split("\n").filter(Boolean);
-  console.log(`\nNode tests: ${passed} passed, ${failed} failed, ${lacking.length} skipped for what macOS lacks, ${skipped - lacking.length} for other reasons`);
-  const unused = SKIPPED.filter((_, index) => !lacking.includes(String(index)));
+  console.log(`\nNode tests: ${passed} passed, ${failed} failed, ${list.count()} skipped for what macOS lacks, ${skipped - list.count()} for other reasons`);
+  const unused = list.unused();
   if (files.length > 0 || unused.length === 0) {
     return ok;
   }
-  console.log(`patterns of __test__/restricted.list.mjs that match no test:\n${unused.map(([pattern]) => pattern).join("\n")}`);
+  console.log(`patterns of __test__/restricted.list.mjs that match no test:\n${unused.join("\n")}`);
   return false;
 }
 

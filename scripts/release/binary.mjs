@@ -9,7 +9,7 @@ const NEEDED = 1;
 /**
  * `{ size, machine, needed }` of a shared library: `needed` are the libraries that it asks for. For Linux also
  * `glibc`, the highest version of glibc's symbols among those it needs, `undefined` without any. For macOS also
- * `macos`, the oldest version, and `isSigned`.
+ * `macos`, the oldest version, and `isSigned`. For Windows also `windows`: true.
  */
 export function inspectBinary(file) {
   const bytes = readFileSync(file);
@@ -20,7 +20,39 @@ export function inspectBinary(file) {
   if (magic === 0xcffaedfe) {
     return inspectMachO(bytes);
   }
+  if (bytes.subarray(0, 2).toString() === "MZ") {
+    return inspectPe(bytes);
+  }
   throw new Error(`${file} is no shared library of a system that is known here`);
+}
+
+/** Microsoft's "PE Format": headers, sections, and the table of imports. */
+function inspectPe(bytes) {
+  const OPTIONAL_HEADER = 24;
+  const IMPORTS = 8;
+
+  const header = bytes.readUInt32LE(0x3c);
+  const directories = header + OPTIONAL_HEADER + 112; // of a 64-bit image
+  const sectionsAt = header + OPTIONAL_HEADER + bytes.readUInt16LE(header + 20);
+  const sections = Array.from({ length: bytes.readUInt16LE(header + 6) }, (_, index) => {
+    const at = sectionsAt + 40 * index;
+    const [size, address, , offset] = [8, 12, 16, 20].map((field) => bytes.readUInt32LE(at + field));
+    return { size, address, offset };
+  });
+  const offsetOf = (address) => {
+    const section = sections.find((one) => address >= one.address && address < one.address + one.size);
+    return section.offset + address - section.address;
+  };
+  const needed = [];
+  for (let at = offsetOf(bytes.readUInt32LE(directories + IMPORTS)); ; at += 20) {
+    const name = bytes.readUInt32LE(at + 12);
+    if (name === 0) {
+      break;
+    }
+    const start = offsetOf(name);
+    needed.push(bytes.toString("latin1", start, bytes.indexOf(0, start)));
+  }
+  return { size: bytes.length, machine: bytes.readUInt16LE(header + 4), needed, windows: true };
 }
 
 /** mach-o/loader.h. */
@@ -101,7 +133,10 @@ function inspectElf(bytes) {
 }
 
 /** The oldest system that an inspected binary runs on, in words. */
-export function floorOf({ macos, glibc }) {
+export function floorOf({ macos, glibc, windows }) {
+  if (windows) {
+    return "Windows 10";
+  }
   if (macos) {
     return `macOS ${macos}`;
   }

@@ -16,6 +16,7 @@ import path from "node:path";
 
 import { debianRust, describe, describeDebianCompiler, provideDebianCompiler } from "./compiler.mjs";
 import { floorOf, inspectBinary } from "./binary.mjs";
+import { provideLibnode } from "./libnode.mjs";
 import {
   binaryOf,
   cache,
@@ -141,6 +142,7 @@ function compile(target, compiler, zig, folder, targetFolder, cargoHome) {
   ];
   // Stripping a binary of macOS takes a tool that the compiler doesn't bring.
   const darwin = { MACOSX_DEPLOYMENT_TARGET: MACOS_FLOOR, CARGO_PROFILE_RELEASE_STRIP: "none" };
+  const windows = { LIBNODE_PATH: provideLibnode() };
   const triple = target.libc === "glibc" ? `${target.triple}.${GLIBC_FLOOR}` : target.triple;
   const std = compiler.buildsStd ? ["-Zbuild-std=std,panic_unwind"] : [];
   output("cargo", ["zigbuild", "--release", "--locked", ...std, "--target", triple], {
@@ -153,9 +155,11 @@ function compile(target, compiler, zig, folder, targetFolder, cargoHome) {
       CARGO_TARGET_DIR: targetFolder,
       CARGO_ENCODED_RUSTFLAGS: flags.join("\x1f"),
       ...(target.os === "darwin" ? darwin : {}),
+      ...(target.os === "win32" ? windows : {}),
     },
   });
-  return `${targetFolder}/${target.triple}/release/libsession_write_lock.${target.os === "darwin" ? "dylib" : "so"}`;
+  const file = { darwin: "libsession_write_lock.dylib", win32: "session_write_lock.dll" }[target.os] ?? "libsession_write_lock.so";
+  return `${targetFolder}/${target.triple}/release/${file}`;
 }
 
 /** zig and cargo-zigbuild, from Python's registry. */

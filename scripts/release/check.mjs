@@ -20,6 +20,7 @@ const LIBRARIES = {
   glibc: /^(libc\.so\.6|libm\.so\.6|libpthread\.so\.0|libdl\.so\.2|librt\.so\.1|libutil\.so\.1|ld-linux.*|libgcc_s\.so\.1)$/,
   musl: /^libc\.so$/,
   darwin: /^\/usr\/lib\/libSystem\.B\.dylib$/,
+  win32: /^(kernel32|ntdll|advapi32|bcryptprimitives|api-ms-win-(core|crt)-[-a-z0-9]+)\.dll$/,
 };
 
 const isRelease = process.argv.includes("--all");
@@ -72,7 +73,7 @@ function checkPlatform(target, folder, files) {
     expect(isSigned || target.cpu !== "arm64", "its binary has no signature, which macOS wants on this processor");
   } else if (target.libc === "glibc") {
     expect(glibc && compareVersions(glibc, GLIBC_FLOOR) <= 0, `its binary needs glibc ${glibc}; ${GLIBC_FLOOR} is promised`);
-  } else {
+  } else if (target.libc === "musl") {
     expect(glibc === undefined, `its binary needs glibc ${glibc}, and is for musl`);
   }
   return { faults, says: `${kilobytes(size)} binary, ${floorOf(inspected)}` };

@@ -5,11 +5,11 @@ import { rmSync, writeFileSync } from "node:fs";
 import { unpackDebian } from "./debian.mjs";
 import { cache, exists, output } from "./targets.mjs";
 
-/** A compiler with the sources of its standard library, for targets that the installed one lacks. */
+/** A compiler with the sources of its standard library, for targets that the installed one lacks; and its lints. */
 const DEBIAN_RUST = {
   suite: "trixie",
   architecture: "amd64",
-  packages: ["rustc-web", "rust-web-src"],
+  packages: ["rustc-web", "rust-web-src", "rust-web-clippy"],
   without: /^(gcc|cpp|binutils|linux-libc|libgcc-14|lib.*san|libgprofng|libisl)/,
 };
 
@@ -28,15 +28,17 @@ export function provideDebianCompiler() {
 /** It was made for a newer libc than this machine may have, which is unpacked beside it. */
 export function describeDebianCompiler(folder) {
   const libraries = `${folder}/usr/lib/x86_64-linux-gnu`;
-  const wrapper = `${folder}/rustc`;
   const loader = `"${libraries}/ld-linux-x86-64.so.2" --library-path "${libraries}"`;
-  rmSync(wrapper, { force: true });
-  writeFileSync(wrapper, `#!/bin/sh\nexec ${loader} "${folder}/usr/bin/rustc" "$@"\n`, { mode: 0o755 });
+  const [wrapper, lints] = ["rustc", "clippy-driver"].map((program) => {
+    rmSync(`${folder}/${program}`, { force: true });
+    writeFileSync(`${folder}/${program}`, `#!/bin/sh\nexec ${loader} "${folder}/usr/bin/${program}" "$@"\n`, { mode: 0o755 });
+    return `${folder}/${program}`;
+  });
   // The bootstrap switch: building the library is not a stable feature, though it is the very library of
   // this compiler.
   const env = { RUSTC: wrapper, RUSTC_BOOTSTRAP: "1" };
   const compiler = describe(env);
-  return { ...compiler, env, buildsStd: true, says: `rustc ${compiler.version} and its library from source` };
+  return { ...compiler, env, lints, buildsStd: true, says: `rustc ${compiler.version} and its library from source` };
 }
 
 export function describe(env) {

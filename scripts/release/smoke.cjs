@@ -14,7 +14,7 @@ const loadMs = performance.now() - started;
 
 const assert = require("node:assert");
 const { spawn } = require("node:child_process");
-const { mkdtempSync, existsSync, readFileSync, rmSync, unlinkSync, writeFileSync } = require("node:fs");
+const { mkdtempSync, existsSync, readFileSync, renameSync, rmSync, unlinkSync, writeFileSync } = require("node:fs");
 const { tmpdir } = require("node:os");
 const path = require("node:path");
 const { createInterface } = require("node:readline");
@@ -24,6 +24,8 @@ const { acquireSessionWriteLock, tryAcquireSessionWriteLock } = lockModule;
 
 /** Emulators are slow. No check waits that long if all is well. */
 const PATIENCE_MS = 60_000;
+
+const isWindows = process.platform === "win32";
 
 const [role, argument] = process.argv.slice(2);
 
@@ -163,11 +165,20 @@ async function workerThat(end, stop) {
   await takeAndRelease(sessionFile);
 }
 
+/** The paths of the libraries in this process, in one text. */
+function loadedLibraries() {
+  if (!isWindows) {
+    return readFileSync("/proc/self/maps", "utf8");
+  }
+  process.report.excludeNetwork = true;
+  return process.report.getReport().sharedObjects.join("\n");
+}
+
 const CHECKS = {
   "the package is the one in this folder, and the binary that of a platform's package": () => {
     const installed = path.join(__dirname, "node_modules");
     assert.strictEqual(path.dirname(require.resolve("session-write-lock")), path.join(installed, "session-write-lock"));
-    assert.ok(readFileSync("/proc/self/maps", "utf8").includes(path.join(installed, "@session-write-lock")));
+    assert.ok(loadedLibraries().includes(path.join(installed, "@session-write-lock")));
   },
   "require and import give the same names": async () => {
     const imported = await import("session-write-lock");
@@ -243,10 +254,11 @@ const CHECKS = {
     assert.deepStrictEqual(result, [true, true]);
     assert.strictEqual(existsSync(`${file}.lock`), false);
   },
-  "a removed lock file is a loss that is told": async () => {
+  "a lock file that is taken away is a loss that is told": async () => {
     const lock = await acquireSessionWriteLock({ sessionFile: newSession() });
     const told = new Promise((resolve) => lock.signal.addEventListener("abort", resolve));
-    unlinkSync(lock.lockPath);
+    // Under Wine a removed file keeps its name for as long as it is open.
+    isWindows ? renameSync(lock.lockPath, `${lock.lockPath}.away`) : unlinkSync(lock.lockPath);
     await told;
     assert.strictEqual(lock.signal.reason.code, "OPENCLAW_SESSION_WRITE_LOCK_LOST");
     assert.strictEqual(lock.held, false);
@@ -324,20 +336,21 @@ const CHECKS = {
   "the end of the program frees the lock": () => holderThat("end", ({ code }) => assert.strictEqual(code, 0)),
   "an uncaught error frees the lock": () => holderThat("throw", ({ code }) => assert.notStrictEqual(code, 0)),
   "an unhandled rejection frees the lock": () => holderThat("reject", ({ code }) => assert.notStrictEqual(code, 0)),
-  "SIGTERM removes the lock file and ends the process": async () => {
+  "SIGTERM ends the process, and frees the lock": async () => {
     const sessionFile = newSession();
     const holder = await startHolder(sessionFile);
     holder.child.kill("SIGTERM");
     await holder.ended;
-    assert.strictEqual(existsSync(`${sessionFile}.lock`), false);
+    assert.strictEqual(existsSync(`${sessionFile}.lock`), isWindows); // where a signal from outside is the end
     await takeAndRelease(sessionFile);
   },
-  "SIGINT removes the lock file and ends the process": async () => {
+  "SIGINT ends the process, and frees the lock": async () => {
     const sessionFile = newSession();
     const holder = await startHolder(sessionFile);
     holder.child.kill("SIGINT");
     await holder.ended;
-    assert.strictEqual(existsSync(`${sessionFile}.lock`), false);
+    assert.strictEqual(existsSync(`${sessionFile}.lock`), isWindows); // as above
+    await takeAndRelease(sessionFile);
   },
   "a worker thread takes and releases": async () => {
     const sessionFile = newSession();
@@ -384,7 +397,7 @@ async function runChecks() {
       clearTimeout(timer);
     }
   }
-  rmSync(folder, { recursive: true, force: true });
+  rmSync(folder, { recursive: true, force: true, maxRetries: 10 });
   console.log(JSON.stringify({ passed, failed }));
   process.exit(failed.length > 0 ? 1 : 0);
 }

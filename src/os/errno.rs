@@ -1,16 +1,18 @@
-//! Why the system refused: the kernel's number, under names of our own.
+//! Why the system refused: the number that Node uses for it, under names of our own.
 //!
 //! A type of its own, so that nothing above [`os`](super) depends on the crate that makes the
 //! system calls.
 
-/// An error number of the C library, never 0.
+use super::system::errno::{number_of, numbers, text_of};
+
+/// An error number, never 0: the C library's, and on Windows that of libuv, which has one for each code of Win32.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(i32);
 
 macro_rules! names {
     ($(#[doc = $doc:literal] $(#[cfg($cfg:meta)])? $name:ident = $constant:ident,)*) => {
         impl Errno {
-            $(#[doc = $doc] $(#[cfg($cfg)])? pub const $name: Self = Self(libc::$constant);)*
+            $(#[doc = $doc] $(#[cfg($cfg)])? pub const $name: Self = Self(numbers::$constant);)*
 
             /// The constant's name (`"ENOSPC"`), as Node gives it in `error.code`.
             pub fn name(self) -> Option<&'static str> {
@@ -57,17 +59,11 @@ names! {
     #[doc = "Two file systems."] XDEV = EXDEV,
 }
 
-impl From<rustix::io::Errno> for Errno {
-    fn from(errno: rustix::io::Errno) -> Self {
-        Self::from_raw(errno.raw_os_error())
-    }
-}
-
 impl Errno {
     /// `flock` and `fcntl`: another process has the lock.
     pub const WOULDBLOCK: Self = Self::AGAIN;
 
-    /// A number of the C library.
+    /// One of these numbers.
     pub const fn from_raw(number: i32) -> Self {
         Self(number)
     }
@@ -78,11 +74,10 @@ impl Errno {
     }
 }
 
-/// The C library's text as Node prints it: first letter in lower case, without the number.
+/// The system's text as Node prints it: first letter in lower case, without the number.
 impl std::fmt::Display for Errno {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = std::io::Error::from_raw_os_error(self.0).to_string();
-        let text = text.split(" (os error").next().unwrap_or_default();
+        let text = text_of(self.0);
         let mut chars = text.chars();
         let first = chars.next().map(|first| first.to_ascii_lowercase());
         write!(f, "{}{}", String::from_iter(first), chars.as_str())
@@ -101,6 +96,6 @@ impl std::fmt::Debug for Errno {
 impl From<std::io::Error> for Errno {
     /// An error that has no number counts as `EIO`.
     fn from(error: std::io::Error) -> Self {
-        error.raw_os_error().map_or(Self::IO, Self)
+        number_of(&error).map_or(Self::IO, Self)
     }
 }

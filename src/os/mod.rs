@@ -28,7 +28,12 @@ mod macos;
 #[cfg(any(target_os = "macos", restricted_os))]
 use macos as system;
 
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as system;
+
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
 compile_error!("session-write-lock: this system is not supported: src/os has a folder per system");
 
 pub mod blocked;
@@ -40,7 +45,7 @@ pub use system::HAS_BYTE_LOCKS;
 pub use system::files::{
     File, byte_wait, create_folders, create_new, create_or_open, create_unnamed, exchange, flock,
     flock_shared, flock_wait, forget_reads, is_open_elsewhere, lease, link, link_unnamed, list,
-    lock_all_bytes, lock_byte, locked_byte, open, read, real_path, rename, reopen_for_writing,
+    lock_all_bytes, lock_byte, locked_byte, open, read, real_path, reopen_for_writing, replace,
     status_at, status_of, touch, unlink, unlock, unlock_bytes, write,
 };
 pub use system::process::{boot_id, find_process, own_pid, own_process, own_user, pid_namespace};

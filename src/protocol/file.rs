@@ -101,7 +101,7 @@ impl HeldLock {
     pub fn release(&self) -> (Result<bool>, Option<Place>) {
         let was_ours = self.is_at_its_path().and_then(|ours| {
             if ours {
-                remove(self.paths.lock())?;
+                remove_ours(self.paths.lock())?;
             }
             Ok(ours)
         });
@@ -161,8 +161,11 @@ fn status_at(path: &Path) -> Result<Option<Status>> {
 /// Compares inodes. Where one file may show two inode numbers (`VirtioFS`), compares contents: the record's
 /// `token` if given, the whole text otherwise.
 pub fn names(path: &Path, file: &LockFile, token: Option<&str>) -> Result<bool> {
-    let Some(there) = status_at(path)? else {
-        return Ok(false);
+    let there = match status_at(path) {
+        Ok(Some(there)) => there,
+        // Windows: what is there is being deleted, and goes when its last user closes it.
+        Ok(None) | Err(Error::System { errno: Errno::BUSY, .. }) => return Ok(false),
+        Err(error) => return Err(error),
     };
     if there.id == file.id {
         return Ok(true);
@@ -235,6 +238,14 @@ pub fn remove(path: &Path) -> Result<()> {
     match os::unlink(path) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno).during("unlink", path),
+    }
+}
+
+/// The same for our own lock file. If somebody on Windows has it open and denies others to delete it, a dead file stays.
+fn remove_ours(path: &Path) -> Result<()> {
+    match remove(path) {
+        Err(Error::System { errno: Errno::BUSY, .. }) => Ok(()),
+        answer => answer,
     }
 }
 

@@ -317,7 +317,8 @@ fn look_at(
     Ok(Look::Dead(file, facts))
 }
 
-/// Whether the error says that we may not read the file: it is another user's, or leased.
+/// Whether the error says that we may not read the file: it is another user's, or leased. On Windows: somebody denies
+/// it to others, or it is being deleted.
 fn is_not_ours_to_read(error: &Error) -> bool {
     matches!(
         error,
@@ -325,6 +326,6 @@ fn is_not_ours_to_read(error: &Error) -> bool {
             errno: Errno::ACCESS | Errno::PERM | Errno::AGAIN,
             syscall: "open" | "read",
             ..
-        }
+        } | Error::System { errno: Errno::BUSY, .. }
     )
 }

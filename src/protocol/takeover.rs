@@ -93,7 +93,7 @@ fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
     match os::exchange(&paths.temporary(), paths.lock()) {
         Ok(()) => {}
         Err(Errno::NOENT) => return Ok(false), // an older process has removed the dead lock
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => return rename(paths),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => return replace(paths, dead),
         Err(errno) => return Err(errno).during("rename", paths.lock()),
     }
     // An error counts as another file: exchange back.
@@ -109,11 +109,12 @@ fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
     }
 }
 
-/// Moves the temporary over the lock file. `false` if the temporary is gone.
-fn rename(paths: &LockPaths) -> Result<bool> {
-    match os::rename(&paths.temporary(), paths.lock()) {
+/// Moves the temporary over the lock file. `false` if the temporary is gone; on Windows, where this takes two steps, also
+/// if the dead file is gone (`BUSY`), or another contender came between them.
+fn replace(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
+    match os::replace(&paths.temporary(), paths.lock(), &dead.file) {
         Ok(()) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
+        Err(Errno::NOENT | Errno::EXIST | Errno::BUSY) => Ok(false),
         Err(errno) => Err(errno).during("rename", paths.lock()),
     }
 }

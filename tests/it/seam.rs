@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What only `src/os` may name.
-const SYSTEM: [&str; 9] = [
+const SYSTEM: [&str; 10] = [
     "rustix",
+    "windows_sys",
     "libc::",
     "procfs::",
     "target_os",

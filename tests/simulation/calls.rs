@@ -58,6 +58,8 @@ pub enum Call {
     Link(Name, Name),
     Rename(Name, Name),
     Exchange(Name, Name),
+    /// Windows: removes the name of an open file, and of no other.
+    UnlinkOpen(Fd),
     Unlink(Name),
     Flock(Fd),
     FlockShared(Fd),

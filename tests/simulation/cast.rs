@@ -197,7 +197,12 @@ pub const EXT4: FileSystem = FileSystem {
     has_unnamed: true,
     exchanges: true,
     reuses_numbers: true,
+    is_windows: false,
 };
+
+/// Windows's: no unnamed files, and no exchange.
+pub const NTFS: FileSystem =
+    FileSystem { has_unnamed: false, exchanges: false, is_windows: true, ..EXT4 };
 
 /// One start: what is at each path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

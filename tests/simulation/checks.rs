@@ -80,7 +80,7 @@ pub fn call(
         {
             return Some("an unfinished file becomes the lock file");
         }
-        Call::Unlink(_) | Call::Rename(..) => {}
+        Call::Unlink(_) | Call::UnlinkOpen(_) | Call::Rename(..) => {}
         _ => return None,
     }
     let robbed = before.ino(Name::Lock);

@@ -189,7 +189,9 @@ impl Pair {
                 real.map(drop)
             }
             Call::Link(from, to) => real::link(&self.path(from), &self.path(to)),
-            Call::Rename(from, to) => real::rename(&self.path(from), &self.path(to)),
+            // Only Windows asks for the file that is replaced.
+            Call::Rename(from, to) => real::open(self.folder.path())
+                .and_then(|any| real::replace(&self.path(from), &self.path(to), &any)),
             Call::Exchange(one, other) => real::exchange(&self.path(one), &self.path(other)),
             Call::Unlink(name) => real::unlink(&self.path(name)),
             _ => Ok(()),

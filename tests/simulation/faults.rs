@@ -49,7 +49,7 @@ pub fn faults_of(call: Call) -> &'static [Errno] {
             &[Errno::IO]
         }
         Call::StatusAt(name) if name != Name::Guard => LOOK,
-        Call::LinkUnnamed(..) | Call::Link(..) | Call::Rename(..) => NAME,
+        Call::LinkUnnamed(..) | Call::Link(..) | Call::Rename(..) | Call::UnlinkOpen(_) => NAME,
         Call::Exchange(..) => &[Errno::IO, Errno::NOSPC, Errno::INVAL],
         Call::Unlink(_) => LOOK,
         Call::Flock(_) => &[Errno::NOLCK, Errno::INTR],

@@ -89,6 +89,8 @@ pub struct FileSystem {
     pub exchanges: bool,
     /// A number that has come free is given to the next file, as on ext4.
     pub reuses_numbers: bool,
+    /// A link takes the old name away, and a file that is replaced is removed first, by its handle.
+    pub is_windows: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -143,7 +145,14 @@ impl Kernel {
             Call::StatusOf(fd) => Ok(Answer::Status(self.status(p, self.open_file(p, fd).ino))),
             Call::Read(fd) => Ok(self.read(p, fd)),
             Call::LinkUnnamed(fd, name) => self.link(self.open_file(p, fd).ino, name),
-            Call::Link(from, name) => self.link(self.ino(from), name),
+            Call::Link(from, name) => {
+                let linked = self.link(self.ino(from), name);
+                if linked.is_ok() && self.fs.is_windows {
+                    self.names[from as usize] = 0;
+                }
+                linked
+            }
+            Call::UnlinkOpen(fd) => self.unlink_open(self.open_file(p, fd).ino),
             Call::Rename(from, to) => self.rename(from, to),
             Call::Exchange(one, other) => self.exchange(one, other),
             Call::Unlink(name) => self.unlink(name),
@@ -388,6 +397,9 @@ impl Kernel {
     }
 
     fn rename(&mut self, from: Name, to: Name) -> Result<Answer> {
+        if self.fs.is_windows {
+            return Err(Errno::NOSYS);
+        }
         let (ino, over) = (self.ino(from), self.ino(to));
         if ino == 0 {
             return Err(Errno::NOENT);
@@ -416,6 +428,13 @@ impl Kernel {
         let ino = std::mem::take(&mut self.names[name as usize]);
         self.forget_unused(ino);
         if ino == 0 { Err(Errno::NOENT) } else { Ok(Answer::Done) }
+    }
+
+    fn unlink_open(&mut self, ino: Ino) -> Result<Answer> {
+        let name = self.names.iter().position(|&it| it == ino).ok_or(Errno::NOENT)?;
+        self.names[name] = 0;
+        self.forget_unused(ino);
+        Ok(Answer::Done)
     }
 
     // --- Processes ------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ mod record;
 #[path = "../../src/verdict.rs"]
 mod verdict;
 
-use cast::{Cast, EXT4, Role, Starts};
+use cast::{Cast, EXT4, NTFS, Role, Starts};
 use explore::{Exploration, Found, tell, walk};
 use kernel::FileSystem;
 
@@ -296,6 +296,7 @@ const MOUNT: FileSystem = FileSystem {
     has_unnamed: false,
     exchanges: false,
     reuses_numbers: false,
+    is_windows: false,
 };
 
 #[test]
@@ -309,6 +310,19 @@ fn two_processes_without_unnamed_files() {
     let fs = FileSystem { has_unnamed: false, exchanges: false, ..EXT4 };
     let name = "two, neither unnamed files nor exchange";
     holds(&Cast { name, fs, starts: Starts::Dead, crashes: 1, ..TWO });
+}
+
+#[test]
+fn two_processes_on_windows() {
+    let name = "two, on Windows";
+    holds(&Cast { name, fs: NTFS, starts: Starts::Dead, crashes: 1, ..TWO });
+}
+
+#[test]
+fn windows_by_chance() {
+    let name = "by chance: Windows, older, a crash";
+    let roles = &[Role::Ours(2), Role::Ours(2), Role::Older(2)];
+    holds_by_chance(&Cast { name, roles, fs: NTFS, starts: Starts::Dead, crashes: 1, ..TWO });
 }
 
 #[test]

@@ -15,6 +15,14 @@ use crate::texts::{bytes_of, text_of};
 mod errno;
 pub use errno::Errno;
 
+#[allow(dead_code, reason = "the same")]
+#[path = "../../src/os/unix/errno.rs"]
+pub mod numbers;
+
+mod system {
+    pub use super::numbers as errno;
+}
+
 fn done(answer: Answer) -> Result<()> {
     match answer {
         Answer::Done => Ok(()),
@@ -284,8 +292,14 @@ pub fn link(from: &Path, to: &Path) -> Result<()> {
     done(call(Call::Link(name(from), name(to))))
 }
 
-pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    done(call(Call::Rename(name(from), name(to))))
+/// One call, or Windows's two, where the first is refused as unknown.
+pub fn replace(from: &Path, to: &Path, old: &File) -> Result<()> {
+    match done(call(Call::Rename(name(from), name(to)))) {
+        Err(Errno::NOSYS) => {}
+        answer => return answer,
+    }
+    done(call(Call::UnlinkOpen(old.fd())))?;
+    link(from, to)
 }
 
 pub fn exchange(one: &Path, other: &Path) -> Result<()> {

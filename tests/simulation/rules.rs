@@ -1,7 +1,7 @@
 //! For each rule that the large casts break only deep in, if at all: a small cast that begins where it
 //! matters. Without its rule it fails within seconds, see `scripts/mutants.list.mjs`.
 
-use crate::cast::{Cast, DEAD_OLDER, DEAD_OURS, EXT4, NOTHING, Role, Start, Starts};
+use crate::cast::{Cast, DEAD_OLDER, DEAD_OURS, EXT4, NOTHING, NTFS, Role, Start, Starts};
 use crate::explore::Exploration;
 use crate::kernel::{FileSystem, Name, Text};
 use crate::{MOUNT, TWO, enough, replays, report};
@@ -220,6 +220,12 @@ fn an_older_process_finds_the_same_dead_lock_as_a_machine() {
 fn an_older_process_where_names_cannot_be_exchanged() {
     let fs = FileSystem { exchanges: false, ..EXT4 };
     holds(&Cast { name: "takeover: beside an older, no exchange", fs, ..BESIDE_OLDER });
+}
+
+/// There the dead lock is removed by its handle, so an older process that is faster keeps its own.
+#[test]
+fn an_older_process_on_windows() {
+    holds(&Cast { name: "takeover: beside an older, on Windows", fs: NTFS, ..BESIDE_OLDER });
 }
 
 /// On a mount with unnamed files: a lease does not tell who has the file open elsewhere.

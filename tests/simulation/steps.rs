@@ -53,7 +53,7 @@ impl Play<'_> {
         let acts = |p: usize| {
             self.destinations(world, p).any(|call| match call {
                 Call::Unlink(at) => at == name && name == Name::Lock,
-                Call::Exchange(..) | Call::Rename(..) => true,
+                Call::Exchange(..) | Call::Rename(..) => !world.kernel.fs.is_windows,
                 _ => false,
             })
         };
@@ -179,6 +179,7 @@ impl Play<'_> {
     fn is_renamed_over(&self, world: &World) -> bool {
         let renames = |call| matches!(call, Call::Rename(..) | Call::Exchange(..));
         !world.kernel.fs.exchanges
+            && !world.kernel.fs.is_windows
             && (0..self.cast.roles.len()).any(|p| {
                 world.kernel.processes[p].is_alive && self.destinations(world, p).any(renames)
             })

@@ -1,5 +1,7 @@
 //! Linux.
 
+#[path = "../unix/errno.rs"]
+pub mod errno;
 pub mod events;
 pub mod files;
 pub mod process;

@@ -1,18 +1,16 @@
 //! Files, their names and their locks: what macOS has, and hasn't, beside `unix/files.rs`.
-//!
-//! It has no files without a name, no leases, and no lock of an open file on a byte. What the protocol asks of these
-//! is refused or left unanswered, and it goes another way.
-
-#![allow(clippy::unnecessary_wraps, reason = "the same functions as on Linux")]
 
 use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use crate::os::{Errno, Lease, Result};
+use crate::os::{Lease, Result};
 
+#[path = "../shared/absent.rs"]
+mod absent;
 #[path = "../unix/files.rs"]
 mod unix;
+pub use absent::*;
 pub use unix::*;
 
 /// Opens `path` for reading, without blocking (`O_NONBLOCK`).
@@ -20,57 +18,7 @@ pub fn open(path: &Path) -> Result<File> {
     Ok(unix::open_with(path, OFlags::empty())?)
 }
 
-/// Only a queue needs this.
-pub fn reopen_for_writing(_file: &File) -> Result<File> {
-    Err(Errno::OPNOTSUPP)
-}
-
-/// The protocol then makes a file under the temporary's name.
-pub fn create_unnamed(_folder: &Path) -> Result<File> {
-    Err(Errno::OPNOTSUPP)
-}
-
-/// See [`create_unnamed`].
-pub fn link_unnamed(_file: &File, _path: &Path) -> Result<()> {
-    Err(Errno::OPNOTSUPP)
-}
-
-/// Reads are not told apart here: every takeover settles.
-pub fn forget_reads(_file: &File) -> Result<()> {
-    Err(Errno::OPNOTSUPP)
-}
-
 /// Nobody can say which process has a file open.
 pub fn lease(_file: &File) -> Lease {
     Lease::Unanswered
-}
-
-/// The same.
-pub fn is_open_elsewhere(_file: &File) -> Lease {
-    Lease::Unanswered
-}
-
-/// See [`HAS_BYTE_LOCKS`](super::HAS_BYTE_LOCKS), also for the next ones.
-pub fn lock_byte(_file: &File, _byte: u64) -> Result<()> {
-    Err(Errno::OPNOTSUPP)
-}
-
-/// Refused.
-pub fn lock_all_bytes(_file: &File) -> Result<()> {
-    Err(Errno::OPNOTSUPP)
-}
-
-/// Refused.
-pub fn byte_wait(_file: &File, _byte: u64) -> Result<()> {
-    Err(Errno::OPNOTSUPP)
-}
-
-/// Refused.
-pub fn unlock_bytes(_file: &File) -> Result<()> {
-    Err(Errno::OPNOTSUPP)
-}
-
-/// Refused.
-pub fn locked_byte(_file: &File, _from: u64, _end: u64) -> Result<Option<u64>> {
-    Err(Errno::OPNOTSUPP)
 }

@@ -3,9 +3,12 @@
 //! What is in `calls` can run only there. The rest is tested on Linux, by a build with `--cfg restricted_os`
 //! (`npm run test:restricted`), in which `stand_in` takes the place of `calls`.
 
+#[path = "../unix/errno.rs"]
+pub mod errno;
 pub mod files;
 #[path = "../unix/signal.rs"]
 pub mod signal;
+#[path = "../shared/users.rs"]
 pub mod users;
 
 #[cfg(not(restricted_os))]

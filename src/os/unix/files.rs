@@ -106,6 +106,7 @@ pub fn status_of(file: &File) -> Result<Status> {
 #[allow(
     clippy::unnecessary_cast,
     clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
     clippy::useless_conversion,
     reason = "the fields' types differ by target"
 )]
@@ -130,13 +131,13 @@ fn status(stat: &rustix::fs::Stat) -> Status {
     }
 }
 
-/// Gives a file a second name. Fails if `to` exists.
+/// Gives a file another name. Fails if `to` exists. It keeps the old one, unlike on Windows.
 pub fn link(from: &Path, to: &Path) -> Result<()> {
     Ok(rustix::fs::link(from, to)?)
 }
 
-/// Renames `from` to `to`, replacing `to`.
-pub fn rename(from: &Path, to: &Path) -> Result<()> {
+/// Renames `from` to `to`, replacing what is there: `old`, as far as the caller knows.
+pub fn replace(from: &Path, to: &Path, _old: &File) -> Result<()> {
     Ok(rustix::fs::rename(from, to)?)
 }
 

@@ -8,6 +8,7 @@
 //!
 //! Nothing tells that a writer has closed a file, nor that the times of a file in a folder were set.
 
+#![allow(clippy::unused_self, reason = "the same functions as on Linux")]
 #![expect(unsafe_code, reason = "rustix's `kevent` is unsafe: it takes descriptors by number")]
 
 use std::collections::HashMap;

@@ -2,7 +2,7 @@
 //!
 //! The crate `libproc` needs libclang to be built, so its two calls that are wanted here are made directly.
 //!
-//! Sources: kill(2), sys/proc_info.h, bsd/kern/proc_info.c, sysctl(3).
+//! Sources: kill(2), `sys/proc_info.h`, `bsd/kern/proc_info.c`, sysctl(3).
 
 #![expect(unsafe_code, reason = "no safe crate reaches libproc and sysctl without libclang")]
 

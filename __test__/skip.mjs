@@ -1,9 +1,12 @@
-/** Skips what can't pass on the binary of `npm run test:restricted`, and notes in a file which patterns were used. */
+/**
+ * Skips what can't pass on the system that `SKIP_LIST` names (`restricted`, `wine`), and notes in a file which patterns of
+ * its list were used.
+ */
 
 import { appendFileSync } from "node:fs";
 import { beforeEach } from "vitest";
 
-import { SKIPPED } from "./restricted.list.mjs";
+const { SKIPPED } = await import(`./${process.env.SKIP_LIST}.list.mjs`);
 
 beforeEach(({ task, skip }) => {
   const names = [];
@@ -15,7 +18,7 @@ beforeEach(({ task, skip }) => {
   const index = SKIPPED.findIndex(([pattern]) => pattern.test(title));
   if (index >= 0) {
     const [, lack] = SKIPPED[index];
-    appendFileSync(process.env.RESTRICTED_LOG, `${index}\n`);
+    appendFileSync(process.env.SKIP_LOG, `${index}\n`);
     process.stderr.write(`SKIPPED here, ${lack}: ${title}\n`);
     skip(lack);
   }

