@@ -677,8 +677,8 @@ export function getProcessComm(): string;
 export function getProcessCommForPid(pid: number): string | null;
 
 /**
- * When a process started: on Linux in clock ticks since boot (field 22 of `/proc/<pid>/stat`), on macOS in
- * microseconds since the epoch. `null` where there is no such process or the kernel doesn't say.
+ * When a process started: on Linux in clock ticks since boot (field 22 of `/proc/<pid>/stat`), on macOS
+ * and Windows in microseconds since the epoch. `null` where there is no such process or the kernel doesn't say.
  */
 export function getProcessStartTime(pid: number): number | null;
 

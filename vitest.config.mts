@@ -8,7 +8,7 @@ export default defineConfig({
     // Tests measure time and start many processes; two cores are soon taken.
     fileParallelism: false,
     testTimeout: 60_000,
-    // Set by scripts/restricted.mjs and scripts/wine.mjs.
+    // Set by scripts/restricted.mjs and scripts/windows.mjs.
     setupFiles: process.env.SKIP_LIST ? ["./__test__/skip.mjs"] : [],
   },
 });

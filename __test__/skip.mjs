@@ -1,5 +1,5 @@
 /**
- * Skips what can't pass on the system that `SKIP_LIST` names (`restricted`, `wine`), and notes in a file which patterns of
+ * Skips what can't pass on the system that `SKIP_LIST` names (`restricted`, `windows`), and notes in a file which patterns of
  * its list were used.
  */
 

@@ -184,15 +184,24 @@ function storyOfForeignFile(inspection) {
 
 const KEEP_FILE = "Do not remove the file: a second process would write beside the first.";
 
-const UNSEEN =
-  "The holder can't be seen from here. To see it, ask as root, on the machine where it runs, outside of any container.";
+/** Only Linux says which processes have a file open. */
+const TELLS_USERS = process.platform === "linux";
+
+function unseen({ writer, pid }) {
+  if (!TELLS_USERS && writer === "running") {
+    return `Ask process ${pid} to let go, or end it: it wrote the file and is running, so it most probably has the lock.`;
+  }
+  return TELLS_USERS
+    ? "The holder can't be seen from here. To see it, ask as root, on the machine where it runs, outside of any container."
+    : "This system doesn't say which process has the lock.";
+}
 
 const ADVICE = {
   held: (inspection) => {
     const holders = holdersOf(inspection);
     const pids = holders.map(({ pid }) => pid);
     if (pids.length === 0) {
-      return `${UNSEEN} ${KEEP_FILE}`;
+      return `${unseen(inspection)} ${KEEP_FILE}`;
     }
     if (holders.some(({ isStopped }) => isStopped)) {
       return `${aboutStopped(holders)} ${KEEP_FILE}`;
@@ -262,7 +271,8 @@ function aboutHolders({ holders, verdict, pid }) {
     return ""; // a process that has it open now only looks at it
   }
   if (holders.length === 0) {
-    return verdict === "held" ? "None that can be seen from here." : "";
+    const none = TELLS_USERS ? "None that can be seen from here." : "This system doesn't say.";
+    return verdict === "held" ? none : "";
   }
   const said = holders.map((holder) => `Process ${inBrackets(holder)} ${hold(holder, pid)}.`);
   return sentences(said);

@@ -10,7 +10,8 @@ echo '{ "private": true }' > package.json
 # npm takes from a folder only what fits this system if it is told what that is.
 platform=$(node -p '
   const libc = process.report.getReport().header.glibcVersionRuntime ? "gnu" : "musl";
-  const flavour = process.platform === "linux" ? `-${libc}${process.arch === "arm" ? "eabihf" : ""}` : "";
+  const linux = `-${libc}${process.arch === "arm" ? "eabihf" : ""}`;
+  const flavour = { linux, win32: "-msvc" }[process.platform] ?? "";
   `${process.platform}-${process.arch}${flavour}`')
 npm install --ignore-scripts --omit=optional --no-audit --no-fund "$packages"/session-write-lock-[0-9]*.tgz
 npm install --ignore-scripts --omit=optional --no-audit --no-fund "$packages"/session-write-lock-"$platform"-*.tgz

@@ -215,8 +215,22 @@ pub fn replace(from: &Path, to: &Path, old: &File) -> Result<()> {
     move_to_vacant(from, to)
 }
 
+/// A full path as it may be longer than 260 units, with a NUL at its end.
+fn verbatim(path: &OsStr) -> Vec<u16> {
+    let bytes = path.as_encoded_bytes();
+    let (prefix, skipped) = if bytes.starts_with(br"\\?\") {
+        ("", 0)
+    } else if bytes.starts_with(br"\\") {
+        (r"\\?\UNC\", 2)
+    } else {
+        (r"\\?\", 0)
+    };
+    let path = wide(path);
+    prefix.encode_utf16().chain(path[skipped..].iter().copied()).collect()
+}
+
 fn move_to_vacant(from: &Path, to: &Path) -> Result<()> {
-    let (from, to) = (wide(from.as_os_str()), wide(to.as_os_str()));
+    let (from, to) = (verbatim(from.as_os_str()), verbatim(to.as_os_str()));
     // SAFETY: both paths end with NUL.
     let is_moved = unsafe { MoveFileExW(from.as_ptr(), to.as_ptr(), 0) } != 0;
     if is_moved { Ok(()) } else { Err(exists_if_busy(refusal(io::Error::last_os_error()))) }
@@ -243,16 +257,15 @@ pub fn unlink(path: &Path) -> Result<()> {
 fn move_away(file: &impl AsRawHandle, path: &Path) -> Result<()> {
     let mut number = [0; 8];
     super::random(&mut number)?;
-    let mut other = path.to_owned().into_os_string();
-    other.push(format!(".{:016x}.gone", u64::from_le_bytes(number)));
-    Ok(move_open(file, &other)?)
+    let other = format!("{:016x}.lock.gone", u64::from_le_bytes(number));
+    Ok(move_open(file, path.with_file_name(other).as_os_str())?)
 }
 
 /// Renames this very file, whatever its old path names by now.
 fn move_open(file: &impl AsRawHandle, to: &OsStr) -> io::Result<()> {
     const NAME: usize = offset_of!(FILE_RENAME_INFO, FileName);
 
-    let name = wide(to);
+    let name = verbatim(to);
     let bytes = NAME + size_of_val(name.as_slice());
     // Of 64-bit numbers, so that it is aligned as the structure is.
     let mut buffer =

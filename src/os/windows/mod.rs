@@ -26,7 +26,7 @@ pub fn random(bytes: &mut [u8]) -> Result<()> {
     getrandom::fill(bytes).map_err(|_| Errno::IO)
 }
 
-/// The last argument of the calls that take a path as UTF-16 with a NUL at its end.
+/// A text as the system's calls take it: UTF-16 with a NUL at its end.
 fn wide(text: &std::ffi::OsStr) -> Vec<u16> {
     use std::os::windows::ffi::OsStrExt;
 

