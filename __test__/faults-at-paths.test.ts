@@ -1,6 +1,6 @@
 /**
  * What others do to the paths of a lock: files of other users, leases, guards and temporaries that are
- * left behind, dates that can't be, folders that go away, and two mounts of one folder.
+ * left behind, dates that can't be, and two mounts of one folder.
  */
 
 import { spawn } from "node:child_process";
@@ -350,71 +350,4 @@ testWith("python3")("a file that somebody has a lease on counts as alive, and th
     await agent.release(sessionFile);
     await until("nothing is left", () => readdirSync(folder).length === 0);
   }
-});
-
-// --- Folders that go away -----------------------------------------------------------------------------
-
-const GOINGS: Record<string, (folder: string) => void> = {
-  "renamed away": (folder) => renameSync(folder, `${folder}.away`),
-  "renamed away and made anew": (folder) => {
-    renameSync(folder, `${folder}.away`);
-    mkdirSync(folder);
-  },
-  // In one step: the waiter may take the lock as soon as the lock file is gone.
-  removed: (folder) => {
-    renameSync(folder, `${folder}.away`);
-    rmSync(`${folder}.away`, { recursive: true });
-  },
-};
-
-for (const acquire of ["acquire", "acquireAsTypeScript"] as const) {
-  const whose = acquire === "acquire" ? "the addon" : "the older module";
-  test(`a waiter whose folder goes away gets the lock of the folder of that name, behind ${whose}`, async () => {
-    // At the same time, for each may take the two seconds of a look to be on the safe side.
-    const goOne = async (going: (folder: string) => void) => {
-      const folder = path.join(temporaryFolder(), "chats");
-      mkdirSync(folder);
-      const sessionFile = path.join(folder, "chat.jsonl");
-      const [holder, waiter, other] = await Promise.all([Agent.start(), Agent.start(), Agent.start()]);
-      await holder[acquire]({ sessionFile });
-      const waiting = waiter.acquire({ sessionFile });
-      await untilAsleep(waiter.pid);
-      going(folder);
-      await expectWithin(BOUNDED_MS, waiting);
-      expect(await waiting).toBe(`${sessionFile}.lock`);
-      expect(JSON.parse(readFileSync(`${sessionFile}.lock`, "utf8")).pid).toBe(waiter.pid);
-      expect(await other.run(attempt, sessionFile)).toBe(false);
-      await waiter.release(sessionFile);
-      await until("nothing is left", () => readdirSync(folder).length === 0);
-    };
-    await Promise.all(Object.values(GOINGS).map(goOne));
-  });
-}
-
-test("a waiter whose folder's symbolic link is switched waits for the lock of the new folder", async () => {
-  const parent = temporaryFolder();
-  const [before, after, link] = ["before", "after", "chats"].map((name) => path.join(parent, name));
-  mkdirSync(before!);
-  mkdirSync(after!);
-  symlinkSync(before!, link!);
-  const sessionFile = path.join(link!, "chat.jsonl");
-  const [holder, waiter, newHolder] = await Promise.all([Agent.start(), Agent.start(), Agent.start()]);
-  expect(await holder.acquire({ sessionFile })).toBe(path.join(before!, "chat.jsonl.lock"));
-  let isServed = false;
-  const waiting = waiter.acquire({ sessionFile }).finally(() => (isServed = true));
-  await untilAsleep(waiter.pid);
-  // `is_still_of` is asked only of those that have waited for a while.
-  const since = performance.now();
-  await until("the wait is long", () => performance.now() - since > 150);
-  unlinkSync(link!);
-  symlinkSync(after!, link!);
-  expect(await newHolder.acquire({ sessionFile })).toBe(path.join(after!, "chat.jsonl.lock"));
-  await holder.release(sessionFile);
-  await until("the old folder is left", () => readdirSync(before!).length === 0);
-  await until("it waits in the new folder", () => footprint(waiter.pid).blocked > 0);
-  expect(isServed).toBe(false);
-  await newHolder.release(sessionFile);
-  await expectWithin(BOUNDED_MS, waiting);
-  expect(await waiting).toBe(path.join(after!, "chat.jsonl.lock"));
-  await waiter.release(sessionFile);
 });

@@ -3,12 +3,12 @@
  * and real refusals where they can be made; strace makes the others.
  */
 
-import { spawn } from "node:child_process";
-import { existsSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { chmodSync, existsSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { expect, onTestFinished } from "vitest";
 
-import { freeDescriptor, Mounts, startExhausted } from "./machines.js";
+import { freeDescriptor, Mounts, startExhausted, startNobody } from "./machines.js";
 import { inject, trace, warmAgent } from "./strace.js";
 import {
   Agent,
@@ -18,6 +18,7 @@ import {
   refusal,
   temporaryFolder,
   testWith,
+  type Tools,
   until,
   untilAsleep,
   waitModes,
@@ -228,6 +229,39 @@ testWith("prlimit")("with few descriptors an acquire is refused, or its watchdog
     expect(outcomes).toEqual([...outcomes].sort()); // "EMFILE", then "acquired"
   }
 });
+
+// --- No threads -------------------------------------------------------------------------------------
+
+/** How many threads the user of `agent` may have, as far as `other` is concerned: one of the same user has to set it. */
+function limitThreads(agent: Agent, other: Agent, most: number): Promise<void> {
+  const limit = ({ require }: Tools, pid: number, most: number) => {
+    require("node:child_process").execFileSync("prlimit", ["--pid", String(pid), `--nproc=${most}:`]);
+  };
+  return agent.run(limit, other.pid, most);
+}
+
+// The limit is one of a user, and root has none.
+testWith("root", "prlimit", "another user")(
+  "without threads an acquire is refused with EAGAIN, free or held, and not once it gets some",
+  async () => {
+    const { folder, sessionFile, lockPath } = newSession();
+    chmodSync(folder, 0o777);
+    const [holder, agent] = await Promise.all([startNobody(), startNobody()]);
+    await limitThreads(holder, agent, 1);
+    const refused = { code: "EAGAIN", syscall: "pthread_create", path: expect.stringContaining(sessionFile) };
+
+    await expect(agent.acquire({ sessionFile, maxHoldMs: 100 })).rejects.toMatchObject(refused);
+    expect(readdirSync(folder)).toEqual([]);
+    await holder.acquire({ sessionFile });
+    await expect(agent.acquire({ sessionFile, timeoutMs: 300 })).rejects.toMatchObject(refused);
+    await holder.release(sessionFile);
+
+    await limitThreads(holder, agent, 1_000);
+    await agent.acquire({ sessionFile, maxHoldMs: 100 });
+    await until("the watchdog comes", () => !existsSync(lockPath), PROMPT_MS);
+    await until("nothing is left", () => readdirSync(folder).length === 0);
+  },
+);
 
 // --- Links and codes --------------------------------------------------------------------------------
 
