@@ -4,6 +4,7 @@
 //! two, so threads stand in for processes here where neither pids nor deaths matter. What needs
 //! processes that die, namespaces or mounts is tested from Node, in `__test__`.
 
+mod corpus;
 mod foreign;
 mod locks;
 mod protocol;
