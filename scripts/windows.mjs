@@ -3,8 +3,8 @@
  * Linux they run on the binary for Windows, in Node for Windows under Wine, in a copy of the repository (`.cache/wine`)
  * beside the tools' packages for Windows.
  *
- * What Wine does differently from Windows is skipped by name (`__test__/windows.list.mjs`), and counted. `-- <file>…`: only
- * these.
+ * Then a storm of half a minute. What Wine does differently from Windows is skipped by name (`__test__/windows.list.mjs`), and
+ * counted. `-- <file>…`: only these.
  */
 
 import { spawnSync } from "node:child_process";
@@ -46,28 +46,39 @@ function copyRepository() {
   output("npm", ["install", "--os=win32", "--cpu=x64", "--ignore-scripts", "--no-audit", "--no-fund", "--no-save"], { cwd: folder });
 }
 
-/** Node for Windows can't write to a pipe of Linux, so the output goes to a file. */
-function run(command, file, env) {
-  const log = `${root}/.cache/windows-${path.basename(file)}.log`;
-  const report = `${folder}/.cache/vitest.json`;
-  mkdirSync(path.dirname(report), { recursive: true });
-  rmSync(report, { force: true });
+/** Runs a program of the repository. Node for Windows can't write to a pipe of Linux, so the output goes to a file. */
+function runThere(command, name, env, program, ...args) {
+  const log = `${root}/.cache/windows-${name}.log`;
   const descriptor = openSync(log, "w");
-  const vitest = pathThere(`${folder}/node_modules/vitest/vitest.mjs`);
-  const args = [vitest, "run", "--reporter=default", "--reporter=json", "--outputFile.json=.cache/vitest.json", `__test__/${file}.test.ts`];
-  spawnSync(command[0], [...command.slice(1), ...args], { cwd: folder, env: { ...process.env, ...env }, stdio: ["ignore", descriptor, descriptor] });
+  const all = [...command.slice(1), pathThere(`${folder}/${program}`), ...args];
+  const { status } = spawnSync(command[0], all, { cwd: folder, env: { ...process.env, ...env }, stdio: ["ignore", descriptor, descriptor] });
   closeSync(descriptor);
   if (!isHere) {
     endWine(); // it keeps each file open that was opened while it was locked, until nobody locks it: that adds up
   }
+  return { ok: status === 0, said: readFileSync(log, "utf8") };
+}
+
+function storm(command) {
+  const { ok, said } = runThere(command, "storm", {}, "scripts/storm.mjs", "--seconds", "30", "--processes", "4");
+  console.log(said);
+  return ok;
+}
+
+function test(command, file, env) {
+  const report = `${folder}/.cache/vitest.json`;
+  mkdirSync(path.dirname(report), { recursive: true });
+  rmSync(report, { force: true });
+  const args = ["run", "--reporter=default", "--reporter=json", "--outputFile.json=.cache/vitest.json", `__test__/${file}.test.ts`];
+  const { said } = runThere(command, file, env, "node_modules/vitest/vitest.mjs", ...args);
   if (!existsSync(report)) {
-    console.log(readFileSync(log, "utf8"));
+    console.log(said);
     return { passed: 0, failed: 1, skipped: 0 };
   }
   const { numPassedTests: passed, numFailedTests: failed, numPendingTests: skipped } = JSON.parse(readFileSync(report, "utf8"));
   console.log(`${file}: ${passed} passed, ${failed} failed, ${skipped} skipped`);
   if (failed > 0) {
-    console.log(readFileSync(log, "utf8"));
+    console.log(said);
   }
   return { passed, failed, skipped };
 }
@@ -76,11 +87,12 @@ const pathThere = (file) => (isHere ? file : windowsPath(file));
 const command = isHere ? [process.execPath] : provideWindows();
 const list = skipBy("windows", SKIPPED);
 const env = { ...list.env, SKIP_LOG: pathThere(list.env.SKIP_LOG) };
-const runs = (files.length > 0 ? files : FILES).map((file) => run(command, file, env));
+const runs = (files.length > 0 ? files : FILES).map((file) => test(command, file, env));
 const sum = (what) => runs.reduce((total, one) => total + one[what], 0);
 console.log(`\n${isHere ? "on Windows" : "under Wine"}: ${sum("passed")} passed, ${sum("failed")} failed, ${list.count()} skipped by the list, ${sum("skipped") - list.count()} for other reasons`);
 const unused = files.length > 0 ? [] : list.unused();
 if (unused.length > 0) {
   console.log(`patterns of __test__/windows.list.mjs that match no test:\n${unused.join("\n")}`);
 }
-process.exitCode = sum("failed") > 0 || unused.length > 0 ? 1 : 0;
+const isCalm = files.length > 0 || storm(command);
+process.exitCode = sum("failed") > 0 || unused.length > 0 || !isCalm ? 1 : 0;
