@@ -15,8 +15,8 @@ import { type Agent, attempt, isRestricted, temporaryFolder, testWith, type Tool
 const straceTest = testWith("strace");
 
 /**
- * The calls that touch files, on any architecture: `?` lets strace pass over those that this one
- * lacks. Before each of them a process may die. (`read` and `write` are the event loop's.)
+ * The calls of a step, on any architecture: `?` lets strace pass over those that this one lacks. Before each of
+ * them a process may die. A test below fails if one is missing.
  */
 const CALLS = [
   "?open",
@@ -40,6 +40,10 @@ const CALLS = [
   "?unlink",
   "unlinkat",
   "close",
+  "getdents64",
+  "getrandom",
+  "kill",
+  "timerfd_settime",
 ];
 
 /** No step of the protocol comes near this many calls of one kind in one thread. */
@@ -164,6 +168,35 @@ async function crashEverywhere(
   return crashes;
 }
 
+/** What a process calls besides: of the event loop, of threads and of memory. */
+const OTHERS =
+  /^(read|write|recvmsg|sendmsg|eventfd2|io_uring_\w+|epoll_\w+|futex|clone3?|rseq|prctl|set_robust_list|sched_\w+|rt_sig\w+|restart_syscall|exit|gettid|mmap|munmap|mremap|mprotect|madvise|brk)$/;
+
+straceTest("no call that a step makes is missing among those before which somebody dies", async () => {
+  const isKnown = (name: string) => OTHERS.test(name) || CALLS.some((call) => call.replace("?", "") === name);
+  const missing = new Set<string>();
+  for (const record of Object.values(STATES)) {
+    for (const [step, run] of Object.entries(STEPS)) {
+      const scene = new Scene(step === "release" ? undefined : record);
+      const victim = await warmAgent();
+      if (step === "release") {
+        await victim.acquire({ sessionFile: scene.sessionFile });
+      }
+      const log = path.join(temporaryFolder(), "calls");
+      const detach = await trace(victim, "-o", log);
+      await run(victim, scene);
+      await detach();
+      for (const [, name] of readFileSync(log, "utf8").matchAll(/^\d+ +(?:<\.\.\. )?([a-z]\w+)/gm)) {
+        if (!isKnown(name!)) {
+          missing.add(name!);
+        }
+      }
+      await victim.kill();
+    }
+  }
+  expect([...missing].sort()).toEqual([]);
+});
+
 /** Whether a call of one of these names was among those before which somebody died. */
 function died(crashes: Record<string, number>, ...names: string[]): boolean {
   // Leases and locks of bytes.
@@ -222,7 +255,7 @@ async function acquireOrCode({ lock, kept }: Tools, sessionFile: string): Promis
 }
 
 /** The calls that change something; what can't be looked at is another matter. */
-const CHANGING = CALLS.filter((call) => !/stat|readlink|fcntl|pread|close/.test(call));
+const CHANGING = CALLS.filter((call) => !/stat|readlink|fcntl|pread|close|getdents|kill|timerfd/.test(call));
 
 /**
  * Lets each call of an acquire fail in turn. Either there is another way, and the lock excludes
