@@ -1,6 +1,6 @@
 /**
- * A crash before every system call of a hand-over, on both sides. As in crashes.test.ts, strace is
- * attached to a process that is ready, and kills it before the n-th call of each kind.
+ * A crash before every system call of a hand-over, on both sides, and of a wait that ends without the lock. As in
+ * crashes.test.ts, strace is attached to a process that is ready, and kills it before the n-th call of each kind.
  */
 
 import { readdirSync } from "node:fs";
@@ -97,5 +97,64 @@ for (const victim of ["holder", "first"] as const) {
     for (const call of needed) {
       expect(crashes[call] ?? crashes[`?${call}`] ?? 0, call).toBeGreaterThan(0);
     }
+  }, 180_000);
+}
+
+// --- A waiter that gives up ---------------------------------------------------------------------------
+
+/** Why it gives up. Each rejects, or its process dies. */
+const ENDS = {
+  "reaches its deadline": (waiter: Agent, sessionFile: string): Promise<unknown> =>
+    waiter.acquire({ sessionFile, timeoutMs: 20 }),
+  "is aborted": (waiter: Agent, sessionFile: string): Promise<unknown> =>
+    waiter.run(({ lock }, sessionFile) => {
+      const signal = AbortSignal.timeout(20);
+      return lock.acquireSessionWriteLock({ sessionFile, timeoutMs: 60_000, signal });
+    }, sessionFile),
+};
+
+/** `waiter` waits, is killed before its n-th `call` or gives up, and says whether it survived. Who waits with it is served. */
+async function giveUp(
+  agents: { holder: Agent; waiter: Agent; other: Agent },
+  end: keyof typeof ENDS,
+  call: string,
+  n: number,
+): Promise<boolean> {
+  const { holder, waiter, other } = agents;
+  const folder = temporaryFolder();
+  const sessionFile = path.join(folder, "chat.jsonl");
+  const what = `killed before ${call} number ${n}`;
+  await holder.acquire({ sessionFile });
+  const detach = await trace(waiter, ...inject(call, `signal=SIGKILL:when=${n}`));
+  const ended = expect(ENDS[end](waiter, sessionFile), what).rejects.toThrow();
+  const served = other.acquire({ sessionFile, timeoutMs: 20_000 });
+  await ended;
+  await detach();
+  const survived = await waiter.run(() => true).catch(() => false);
+  const releasedAt = performance.now();
+  await holder.release(sessionFile);
+  await served;
+  expect(performance.now() - releasedAt, what).toBeLessThan(1_000);
+  await other.release(sessionFile);
+  await until(`nothing is left: ${what}`, () => readdirSync(folder).length === 0, 2_000);
+  return survived;
+}
+
+for (const end of ["reaches its deadline", "is aborted"] as const) {
+  straceTest(`a waiter that ${end} dies before any of its system calls, and the other is served`, async () => {
+    const agents = { holder: await warmAgent(), waiter: await warmAgent(), other: await warmAgent() };
+    const crashes: Record<string, number> = {};
+    for (const call of CALLS) {
+      for (let n = 1; n <= MOST_CALLS; n += 1) {
+        if (await giveUp(agents, end, call, n)) {
+          break;
+        }
+        crashes[call] = n;
+        await agents.waiter.kill();
+        agents.waiter = await warmAgent();
+      }
+    }
+    expect(crashes["flock"]).toBeGreaterThan(0);
+    expect(isRestricted || crashes["fcntl"]! > 0).toBe(true);
   }, 180_000);
 }
