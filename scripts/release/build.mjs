@@ -142,7 +142,8 @@ function compile(target, compiler, zig, folder, targetFolder, cargoHome) {
   ];
   // Stripping a binary of macOS takes a tool that the compiler doesn't bring.
   const darwin = { MACOSX_DEPLOYMENT_TARGET: MACOS_FLOOR, CARGO_PROFILE_RELEASE_STRIP: "none" };
-  const windows = { LIBNODE_PATH: provideLibnode() };
+  // The linker writes a time into the file: this one.
+  const windows = { LIBNODE_PATH: provideLibnode(), SOURCE_DATE_EPOCH: "0" };
   const triple = target.libc === "glibc" ? `${target.triple}.${GLIBC_FLOOR}` : target.triple;
   const std = compiler.buildsStd ? ["-Zbuild-std=std,panic_unwind"] : [];
   output("cargo", ["zigbuild", "--release", "--locked", ...std, "--target", triple], {
