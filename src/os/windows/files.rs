@@ -206,11 +206,11 @@ pub fn link(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Renames `from` to `to`, in the place of `old`. Two steps: `old` is removed, by its handle, so that nobody else's file
-/// can be; and if a new file is at `to` before ours, that is `EXIST`.
+/// can be; and if another file is at `to` by then, or `old` keeps its name until it is closed, that is `EXIST`.
 pub fn replace(from: &Path, to: &Path, old: &File) -> Result<()> {
     let access = DELETE | FILE_READ_ATTRIBUTES;
     let dying = open_again(old, access, SHARE_ALL, FILE_FLAG_DELETE_ON_CLOSE).map_err(refusal)?;
-    move_away(&dying, to)?;
+    let _ = move_away(&dying, to); // on failure as in `unlink`
     drop(dying);
     move_to_vacant(from, to)
 }
