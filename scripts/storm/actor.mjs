@@ -12,6 +12,7 @@ import { isMainThread, Worker, workerData } from "node:worker_threads";
 
 import { acquireSessionWriteLock, lock, tryLock, withLock } from "../../index.js";
 import { chance } from "./chance.mjs";
+import { HAS_NAMES, NameWitness } from "./name-witness.mjs";
 import { Tally } from "./tally.mjs";
 import { Witness } from "../../benches/witness.mjs";
 
@@ -28,20 +29,26 @@ let isOver = false;
 subscribe("session-write-lock:takeover", () => tally.add("takeovers", 1));
 subscribe("session-write-lock:wait", ({ waitedMs }) => tally.raise("longestWaitMs", Math.round(waitedMs)));
 
-/** Each task has a witness for each session: tasks of one thread exclude each other, too. */
+/** Each task has its own witnesses for each session: tasks of one thread exclude each other, too. */
 function witnesses(task) {
   const number = (slot % 1_000) * 1_000 + task;
-  return files.map((file) => new Witness(`${file.slice(0, -".jsonl".length)}.witness`, number));
+  return files.map((file) => {
+    const name = file.slice(0, -".jsonl".length);
+    return { file: new Witness(`${name}.witness`, number), name: HAS_NAMES ? new NameWitness(name) : undefined };
+  });
 }
 
-async function beAlone(random, witness) {
-  const before = witness.overlaps;
-  witness.enter();
+async function beAlone(random, { file, name }) {
+  const overlaps = () => file.overlaps + (name?.overlaps ?? 0);
+  const before = overlaps();
+  file.enter();
+  await name?.enter();
   if (random.one(20)) {
     await delay(random.below(3));
   }
-  witness.leave();
-  tally.add("doubleHolds", witness.overlaps - before);
+  await name?.leave();
+  file.leave();
+  tally.add("doubleHolds", overlaps() - before);
   tally.add("acquisitions", 1);
 }
 
