@@ -41,6 +41,8 @@ if (wrong || options.sessions > 20) {
 
 /** There are no stops, and no `/proc`, and the addon has been built before. */
 const isWindows = process.platform === "win32";
+/** Abstract addresses of sockets. */
+const names = process.platform === "linux";
 if (!isWindows) {
   setUp();
 }
@@ -61,7 +63,7 @@ function prepare() {
 }
 
 function start() {
-  const plan = { ...options, folder, slot: slots, seed: options.seed * 10_000 + slots };
+  const plan = { ...options, names, folder, slot: slots, seed: options.seed * 10_000 + slots };
   slots += threads;
   const jumps = FAKE_CLOCK !== undefined && random.one(8);
   if (jumps) {
@@ -196,7 +198,7 @@ try {
     console.log(`${name.padEnd(16)} ${value.toLocaleString("en")}`);
   }
   if (isWindows) {
-    console.log("SKIPPED on Windows: stops, and the growth of a process");
+    console.log("SKIPPED on Windows: stops, the growth of a process, and the witness that the kernel keeps");
   }
   if (!FAKE_CLOCK) {
     console.log("SKIPPED for lack of libfaketime: clock jumps");

@@ -12,11 +12,11 @@ import { isMainThread, Worker, workerData } from "node:worker_threads";
 
 import { acquireSessionWriteLock, lock, tryLock, withLock } from "../../index.js";
 import { chance } from "./chance.mjs";
-import { HAS_NAMES, NameWitness } from "./name-witness.mjs";
+import { NameWitness } from "./name-witness.mjs";
 import { Tally } from "./tally.mjs";
 import { Witness } from "../../benches/witness.mjs";
 
-/** `{ folder, sessions, slot, seed, tasks, workers }` */
+/** `{ folder, sessions, slot, seed, tasks, workers, names }`; `names`: whether the kernel is a witness, too. */
 const plan = workerData ?? JSON.parse(process.argv[2]);
 const { folder, sessions, slot, seed } = plan;
 
@@ -32,10 +32,11 @@ subscribe("session-write-lock:wait", ({ waitedMs }) => tally.raise("longestWaitM
 /** Each task has its own witnesses for each session: tasks of one thread exclude each other, too. */
 function witnesses(task) {
   const number = (slot % 1_000) * 1_000 + task;
-  return files.map((file) => {
-    const name = file.slice(0, -".jsonl".length);
-    return { file: new Witness(`${name}.witness`, number), name: HAS_NAMES ? new NameWitness(name) : undefined };
-  });
+  return files.map((_, session) => ({
+    file: new Witness(path.join(folder, `${session}.witness`), number),
+    // Not the whole path: an address has room for 107 bytes.
+    name: plan.names ? new NameWitness(`${path.basename(folder)}/${session}`) : undefined,
+  }));
 }
 
 async function beAlone(random, { file, name }) {

@@ -10,8 +10,6 @@
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 
-export const HAS_NAMES = process.platform === "linux";
-
 export class NameWitness {
   #path;
   #server;
