@@ -165,15 +165,21 @@ export class LockTimeoutError extends Error {
 
 /** A lock ended before its holder released it. */
 export class LockLostError extends Error {
-  constructor(details: { lockPath: string; how: LockLostError["how"]; label?: string | undefined });
+  constructor(details: {
+    lockPath: string;
+    how: LockLostError["how"];
+    label?: string | undefined;
+    cause?: unknown;
+  });
   readonly code: "ERR_LOCK_LOST" | "OPENCLAW_SESSION_WRITE_LOCK_LOST";
   /** The lock file. */
   readonly lockPath: string;
   /**
    * `hold-exceeded`: the watchdog released it after `maxHoldMs`. `removed`: somebody removed or
-   * replaced the lock file. `released`: `releaseAllSessionWriteLocks` was called.
+   * replaced the lock file. `released`: `releaseAllSessionWriteLocks` was called. Only of a lock on a server:
+   * `connection-lost`, its connection ended; `superseded`, the server has granted it to another holder.
    */
-  readonly how: "hold-exceeded" | "removed" | "released";
+  readonly how: "hold-exceeded" | "removed" | "released" | "connection-lost" | "superseded";
   /** What the lock was for, if its acquire said so. */
   readonly label: string | undefined;
 }
@@ -182,7 +188,7 @@ export class LockLostError extends Error {
 export const LOCK_ERROR_CODES: {
   readonly TIMEOUT: "ERR_LOCK_TIMEOUT";
   readonly LOST: "ERR_LOCK_LOST";
-  /** `withLock` was called for the same file inside its own function. */
+  /** `withLock` was called for the same lock inside its own function. */
   readonly SELF_DEADLOCK: "ERR_LOCK_SELF_DEADLOCK";
   /** A folder, a symbolic link, a named pipe, a socket or a device stands at the path of the lock file. */
   readonly NOT_A_FILE: "ERR_LOCK_NOT_A_FILE";
@@ -195,6 +201,12 @@ export const LOCK_ERROR_CODES: {
   readonly GUARDED: "ERR_LOCK_GUARDED";
   /** A bug in this package. The lock was given up. */
   readonly BUG: "ERR_LOCK_BUG";
+  /** Of `session-write-lock/postgres`: the server can't be reached, or refuses. */
+  readonly DATABASE: "ERR_LOCK_DATABASE";
+  /** Of `session-write-lock/postgres`: a connection pooler stands before the server. */
+  readonly POOLER: "ERR_LOCK_POOLER";
+  /** Of `session-write-lock/postgres`: `close()` was called. */
+  readonly CLOSED: "ERR_LOCK_CLOSED";
 };
 
 /** Also for errors of the session functions, and of another copy of this package. */

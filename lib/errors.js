@@ -11,6 +11,8 @@ const LOSSES = {
   "hold-exceeded": "it was held for longer than its maxHoldMs",
   removed: "somebody removed or replaced the lock file",
   released: "all locks of this environment were released",
+  "connection-lost": "the connection to the server ended",
+  superseded: "the server has granted it to another holder",
 };
 
 class LockTimeoutError extends Error {
@@ -23,8 +25,9 @@ class LockTimeoutError extends Error {
 }
 
 class LockLostError extends Error {
-  constructor({ lockPath, how, label }) {
-    super(`lock lost, ${LOSSES[how]}: ${lockPath}${label === undefined ? "" : ` (${quote(label)})`}`);
+  constructor({ lockPath, how, label, cause }) {
+    const what = label === undefined ? "" : ` (${quote(label)})`;
+    super(`lock lost, ${LOSSES[how]}: ${lockPath}${what}`, causeOf({ cause }));
     this.name = "LockLostError";
     this.code = "ERR_LOCK_LOST";
     this.lockPath = lockPath;
@@ -156,7 +159,7 @@ function refusalError(face, { message, kind, path, errno, name, syscall }) {
 
 function selfDeadlockError(lockPath) {
   const message =
-    "withLock was called for the same file inside its own function, and would wait for itself: " + lockPath;
+    "withLock was called for the same lock inside its own function, and would wait for itself: " + lockPath;
   return Object.assign(new Error(message), { code: "ERR_LOCK_SELF_DEADLOCK", lockPath });
 }
 
@@ -182,6 +185,9 @@ const LOCK_ERROR_CODES = Object.freeze({
   FOREIGN_FILE: "ERR_LOCK_FOREIGN_FILE",
   GUARDED: "ERR_LOCK_GUARDED",
   BUG: "ERR_LOCK_BUG",
+  DATABASE: "ERR_LOCK_DATABASE",
+  POOLER: "ERR_LOCK_POOLER",
+  CLOSED: "ERR_LOCK_CLOSED",
 });
 
 function isLockTimeoutError(error) {

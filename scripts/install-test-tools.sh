@@ -21,6 +21,9 @@ fuse-overlayfs fuse-overlayfs
 unshare util-linux
 prlimit util-linux
 faketime faketime
+pg_createcluster postgresql
+pgbouncer pgbouncer
+ip iproute2
 TOOLS
 
 [ -n "$missing" ] || exit 0

@@ -1,0 +1,80 @@
+"use strict";
+
+/** `withLock`: a function runs under a lock, which is released in every case. */
+
+const { GENERAL, argumentError, selfDeadlockError } = require("./errors.js");
+
+/**
+ * Makes a `withLock`. `readRequest` checks the arguments, `acquire` gets the lock, and `lockPathOf` says of a request
+ * which lock it asks for.
+ */
+function makeWithLock({ readRequest, acquire, lockPathOf }) {
+  /** What the running function holds by this `withLock`. Made with the first call. */
+  let context;
+
+  return async function withLock(target, options, run) {
+    if (typeof options === "function" && run === undefined) {
+      return withLock(target, undefined, options);
+    }
+    if (typeof options === "function") {
+      throw argumentError("ERR_INVALID_ARG_TYPE", "options come before fn: withLock(file, options, fn)");
+    }
+    if (typeof run !== "function") {
+      throw argumentError("ERR_INVALID_ARG_TYPE", `fn must be a function, not ${typeof run}`);
+    }
+    const request = readRequest(target, options);
+    context ??= new (require("node:async_hooks").AsyncLocalStorage)();
+    const outer = context.getStore() ?? [];
+    refuseSelfDeadlock(outer, () => lockPathOf(request));
+    const held = await acquire(request);
+    const hold = { lockPath: held.lockPath, isOver: false };
+    let result;
+    try {
+      result = await context.run([...outer, hold], run, held);
+    } catch (error) {
+      hold.isOver = true;
+      await held.release().catch((loss) => throwIfLost(loss, error));
+      throw error;
+    }
+    hold.isOver = true;
+    await held.release().catch(warnUnlessLost);
+    return result;
+  };
+}
+
+/**
+ * The function may have thrown because it heard of the loss. So the loss is told, with what the function threw. Else
+ * that matters more than a lock file that could not be removed.
+ */
+function throwIfLost(loss, cause) {
+  if (loss instanceof GENERAL.LostError) {
+    if (cause !== loss) {
+      loss.cause ??= cause;
+    }
+    throw loss;
+  }
+}
+
+/**
+ * A lost lock did not protect the work, so the caller is told. A lock file that could not be removed did protect
+ * it: the next process takes the dead file over.
+ */
+function warnUnlessLost(error) {
+  if (error instanceof GENERAL.LostError) {
+    throw error;
+  }
+  process.emitWarning(error.message, { type: "LockWarning", code: error.code });
+}
+
+/** What runs on after its `withLock` has ended may wait for the lock. */
+function refuseSelfDeadlock(outer, lockPathOf) {
+  const holds = outer.filter(({ isOver }) => !isOver);
+  if (holds.length > 0) {
+    const lockPath = lockPathOf();
+    if (holds.some((hold) => hold.lockPath === lockPath)) {
+      throw selfDeadlockError(lockPath);
+    }
+  }
+}
+
+module.exports = { makeWithLock };
