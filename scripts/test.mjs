@@ -1,6 +1,7 @@
 /**
  * `npm test`: sets up, then runs the Rust tests, the type checks, the Node tests, those that wait
- * once more without events, half a minute of the storm, and the traces of a short one. Everything runs even if something fails; the last
+ * once more without events, half a minute of the storm, ten seconds of the one over
+ * PostgreSQL, and the traces of a short one. Everything runs even if something fails; the last
  * line counts it all.
  */
 
@@ -70,6 +71,7 @@ const FALLBACK = { SESSION_WRITE_LOCK_WAIT: "timers" };
 await rustTests(FALLBACK, "--lib");
 countNodeTests(FALLBACK, ["acquire", "contention", "lifecycle", "abort", "try-acquire", "workers"]);
 await single("node", "scripts/storm.mjs", "--seconds", "30");
+await single("node", "scripts/storm-postgres.mjs", "--seconds", "10");
 await single("node", "scripts/traces.mjs");
 console.log(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exitCode = total.failed > 0 ? 1 : 0;

@@ -94,6 +94,9 @@ function makePool({ Pool, Client, options }, settings) {
   class LockClient extends Client {
     constructor(config) {
       super({ ...config, password: config.password, connectionTimeoutMillis });
+      // An error that nobody listens for ends the process. Between the pool and us there is a moment without a
+      // listener: the server can end a connection in the same packet that says it is ready.
+      this.on("error", () => {});
     }
   }
   return new Pool({ ...options, ...settings, connectionTimeoutMillis: 0, Client: LockClient });

@@ -103,9 +103,7 @@ class Server {
 
   /** Returns the number of the server process (the *backend*) of the connection. */
   async #setUp(client) {
-    const results = await client.query(SET_UP).catch((error) => {
-      throw databaseError(error);
-    });
+    const results = await query(client, SET_UP);
     const { backend } = results.at(-1).rows[0];
     // Poolers invent the number that they tell a client when it connects.
     if (client.processID !== backend && !this.#isBehindSessionPooler) {
@@ -143,7 +141,7 @@ class Server {
   async migrate() {
     const schema = fs.readFileSync(path.join(__dirname, "schema.sql"), "utf8");
     await this.#use(60_000, (connection) =>
-      connection.query(`BEGIN; SET LOCAL search_path TO ${this.#schema}, pg_temp; ${schema}; COMMIT`),
+      connection.query(`BEGIN; SET LOCAL search_path TO ${this.#schema}; ${schema}; COMMIT`),
     );
   }
 
@@ -172,7 +170,7 @@ const ENTER = (table) => `
   RETURNING generation::text AS generation, ${utc("acquired_at")} AS acquired_at, pg_backend_pid() AS backend,
     ${setHoldTime("$4")}`;
 
-/** ISO 8601. As text: an application may have its own parsers for the types of the database. */
+/** ISO 8601. */
 function utc(instant) {
   return `to_char(${instant} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`;
 }
@@ -187,6 +185,18 @@ const LONGEST_HOLD_MS = 2 ** 31 - 1;
 
 function holdTime(ms) {
   return ms > LONGEST_HOLD_MS ? "0" : String(Math.max(1, Math.ceil(ms)));
+}
+
+/** How values are read, whatever parsers the application has. By the number of the type; others stay text. */
+const PARSERS = { 16: (text) => text === "t", 23: Number, 701: Number };
+const types = { getTypeParser: (type) => PARSERS[type] ?? String };
+
+async function query(client, text, values) {
+  try {
+    return await client.query({ text, values, types });
+  } catch (error) {
+    throw databaseError(error);
+  }
 }
 
 class Connection {
@@ -210,12 +220,8 @@ class Connection {
     this.#onLost = onLost;
   }
 
-  async query(text, values) {
-    try {
-      return await this.#client.query(text, values);
-    } catch (error) {
-      throw databaseError(error);
-    }
+  query(text, values) {
+    return query(this.#client, text, values);
   }
 
   /** Takes the lock if it is free and nobody waits for it. */
@@ -293,10 +299,6 @@ class Connection {
     this.#client.removeListener("error", this.#hearLoss);
     this.#client.removeListener("end", this.#hearLoss);
     this.#client.removeAllListeners("notification");
-    if (destroy) {
-      // What the dying connection still has to say interests nobody.
-      this.#client.on("error", () => {});
-    }
     this.#client.release(destroy);
   }
 }
