@@ -4,10 +4,6 @@
 
 const { quote, GENERAL } = require("../errors.js");
 const { publishLoss, publishWatchdog } = require("../diagnostics.js");
-const { Limit } = require("./limit.js");
-
-/** How long a release waits for the server. Then the connection is ended instead, which frees the lock as well. */
-const RELEASE_MS = 10_000;
 
 /** The server's code (SQLSTATE) for a connection that was idle for longer than its `maxHoldMs`. */
 const IDLE_TOO_LONG = "57P05";
@@ -91,15 +87,12 @@ class PostgresLock {
     if (this.#loss) {
       throw this.#loss;
     }
-    const limit = new Limit(RELEASE_MS);
     try {
-      if (!(await limit.within(this.#connection.unlock(this.#request.key)))) {
+      if (!(await this.#connection.unlock(this.#request.key))) {
         this.lose("removed");
       }
     } catch (error) {
-      this.lose("connection-lost", typeof error === "symbol" ? undefined : error.cause);
-    } finally {
-      limit.end();
+      this.lose("connection-lost", error.cause);
     }
     if (this.#loss) {
       throw this.#loss;

@@ -39,7 +39,10 @@ const SET_UP = [
   "SELECT pg_backend_pid() AS backend",
 ].join("; ");
 
-/** How long to wait for the answer to a statement that does not wait for a lock. */
+/**
+ * How long to wait for the answer to a statement that does not wait for a lock. Without it, a network that is cut while
+ * a statement is on its way would be noticed only when the kernel gives up sending it again, after some 15 minutes.
+ */
 const ANSWER_MS = 10_000;
 
 class Server {
@@ -103,7 +106,7 @@ class Server {
 
   /** Returns the number of the server process (the *backend*) of the connection. */
   async #setUp(client) {
-    const results = await query(client, SET_UP);
+    const results = await query(client, { text: SET_UP });
     const { backend } = results.at(-1).rows[0];
     // Poolers invent the number that they tell a client when it connects.
     if (client.processID !== backend && !this.#isBehindSessionPooler) {
@@ -141,7 +144,7 @@ class Server {
   async migrate() {
     const schema = fs.readFileSync(path.join(__dirname, "schema.sql"), "utf8");
     await this.#use(60_000, (connection) =>
-      connection.query(`BEGIN; SET LOCAL search_path TO ${this.#schema}; ${schema}; COMMIT`),
+      connection.migrate(`BEGIN; SET LOCAL search_path TO ${this.#schema}; ${schema}; COMMIT`),
     );
   }
 
@@ -191,9 +194,9 @@ function holdTime(ms) {
 const PARSERS = { 16: (text) => text === "t", 23: Number, 701: Number };
 const types = { getTypeParser: (type) => PARSERS[type] ?? String };
 
-async function query(client, text, values) {
+async function query(client, { text, values, timeoutMs = ANSWER_MS }) {
   try {
-    return await client.query({ text, values, types });
+    return await client.query({ text, values, types, query_timeout: timeoutMs });
   } catch (error) {
     throw databaseError(error);
   }
@@ -221,7 +224,17 @@ class Connection {
   }
 
   query(text, values) {
-    return query(this.#client, text, values);
+    return query(this.#client, { text, values });
+  }
+
+  /** For a statement that waits for others. */
+  #wait(text, values) {
+    return query(this.#client, { text, values, timeoutMs: 0 });
+  }
+
+  /** Waits for another migration. */
+  migrate(text) {
+    return this.#wait(text);
   }
 
   /** Takes the lock if it is free and nobody waits for it. */
@@ -233,13 +246,13 @@ class Connection {
   /** Waits for the lock. The server has a queue for it, in the order of arrival. */
   async lock(key) {
     await this.query("SELECT pg_notify($1, '')", [channelOf(key)]);
-    await this.query("SELECT pg_advisory_lock($1)", [key]);
+    await this.#wait("SELECT pg_advisory_lock($1)", [key]);
   }
 
-  /** Writes down who has the lock, and returns its generation. */
+  /** Writes down who has the lock, and returns its generation. Waits for a transaction that an earlier holder fenced. */
   async enter({ name, holder, label, maxHoldMs }) {
     const values = [name, JSON.stringify({ ...holder, backend: this.backend }), label, holdTime(maxHoldMs)];
-    const { rows } = await this.query(ENTER(this.#table), values);
+    const { rows } = await this.#wait(ENTER(this.#table), values);
     const [{ backend, generation, acquired_at: acquiredAt }] = rows;
     if (backend !== this.backend) {
       throw poolerError();
