@@ -68,8 +68,11 @@ export interface PostgresLock extends Lock {
   readonly held: boolean;
   /**
    * Makes a transaction fail unless this lock is the last one that was granted. Call it in the transaction that it is
-   * to protect, before the transaction ends, with the client that runs it. From then on no later holder is granted the lock until that
-   * transaction ends. So a holder that was paused or cut off cannot write after its successor.
+   * to protect, with the client that runs it. From then on no later holder is granted the lock until that transaction
+   * ends. So a holder that was paused or cut off cannot write after its successor.
+   *
+   * A holder that is paused or cut off in such a transaction holds the others up. So the server ends a transaction that has been
+   * idle for 30 s after the fence, unless the client has an `idle_in_transaction_session_timeout` of its own.
    *
    * Rejects with `LockLostError` (`superseded`) if there is a later generation. The server has then aborted the
    * transaction. Outside a transaction it protects nothing.

@@ -18,12 +18,17 @@ CREATE TABLE IF NOT EXISTS session_write_locks (
 );
 
 -- Fails, and the transaction of the caller with it, unless `lock_generation` is the last generation that was granted.
--- The row stays locked until that transaction ends, so the next holder is granted its generation only afterwards.
+-- The row stays locked until that transaction ends, so the next holder is granted its generation only afterwards. A caller
+-- that is stopped or cut off in its transaction must not hold the others up for ever: after 30 s without a statement the
+-- server ends its connection, unless the caller has an `idle_in_transaction_session_timeout` of its own.
 CREATE OR REPLACE FUNCTION session_write_lock_fence(lock_name text, lock_generation bigint)
 RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   latest bigint;
 BEGIN
+  IF current_setting('idle_in_transaction_session_timeout') = '0' THEN
+    PERFORM set_config('idle_in_transaction_session_timeout', '30s', true);
+  END IF;
   SELECT generation INTO latest FROM session_write_locks WHERE name = lock_name FOR SHARE;
   IF latest IS DISTINCT FROM lock_generation THEN
     RAISE EXCEPTION 'generation % of the lock "%" is over: the last one is %', lock_generation, lock_name, latest

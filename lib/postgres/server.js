@@ -14,10 +14,16 @@ const { databaseError, poolerError } = require("./errors.js");
 /**
  * When both sides notice that the network between them is cut. The client gives up after 15 s: 5 s without traffic,
  * then ten probes one second apart (libuv's `uv__tcp_keepalive`). The server waits longer, 35 s, so a holder that runs
- * hears of its loss before the server gives the lock to somebody else.
+ * hears of its loss before the server gives the lock to somebody else. `tcp_user_timeout` is for an answer that was
+ * under way when the network was cut: while TCP repeats it, there are no probes (tcp(7)).
  */
 const CLIENT_KEEPALIVE_MS = 5_000;
-const SERVER_KEEPALIVE = { tcp_keepalives_idle: "20", tcp_keepalives_interval: "5", tcp_keepalives_count: "3" };
+const SERVER_KEEPALIVE = {
+  tcp_keepalives_idle: "20",
+  tcp_keepalives_interval: "5",
+  tcp_keepalives_count: "3",
+  tcp_user_timeout: "35s",
+};
 
 /** The settings of each connection, whatever the role or the database has for its own. */
 const SETTINGS = {
