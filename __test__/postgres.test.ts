@@ -1,7 +1,7 @@
 /** `session-write-lock/postgres`: locks that a PostgreSQL server keeps. With a real server and real processes. */
 
 import { spawn, spawnSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import path from "node:path";
 import pg from "pg";
@@ -566,6 +566,42 @@ describe("what the server may be like", () => {
         await (await wait).release();
       }
     }
+  });
+});
+
+describe("what the documents say", () => {
+  test("the example of docs/postgres.md prints what it says, whatever was there before", async () => {
+    const text = readFileSync(path.join(root, "docs/postgres.md"), "utf8");
+    const source = /^```js\n(.*?)^```$/ms.exec(text)![1]!;
+    const folder = temporaryFolder();
+    mkdirSync(path.join(folder, "node_modules"));
+    symlinkSync(root, path.join(folder, "node_modules/session-write-lock"));
+    symlinkSync(path.join(root, "node_modules/pg"), path.join(folder, "node_modules/pg"));
+    writeFileSync(path.join(folder, "example.mjs"), source);
+    await used.sql.query("CREATE DATABASE example");
+    const env = { ...process.env, DATABASE_URL: address().replace(/postgres$/, "example") };
+    for (const visits of [1, 2]) {
+      const { stdout, stderr } = spawnSync(process.execPath, ["example.mjs"], { cwd: folder, encoding: "utf8", env });
+      expect({ stdout, stderr }).toEqual({ stdout: `${visits}\n`, stderr: "" });
+    }
+  });
+
+  const hasNamespaces = process.getuid?.() === 0 && spawnSync("unshare", ["--net", "ip", "link"]).status === 0;
+  const testMachines: typeof test = hasNamespaces
+    ? test
+    : (((name: string) => skipAloud(name, "network namespaces (root, ip)")) as unknown as typeof test);
+
+  testMachines("two machines lose nothing while one of them is cut off", { timeout: 180_000 }, () => {
+    const example = path.join(root, "examples/postgres/two-machines.mjs");
+    const { stdout, stderr, status } = spawnSync(process.execPath, [example], { encoding: "utf8" });
+    expect({ stderr, status }, stdout).toEqual({ stderr: "", status: 0 });
+    expect(stdout).toMatch("a failed: lock lost, the connection to the server ended: postgres:chat");
+    expect(stdout).toMatch("400 messages, 400 different ones, numbered 1 to 400");
+    const at = (text: string) => Number(new RegExp(`([\\d.]+) s  ${text}`).exec(stdout)![1]);
+    const cut = at("the network of machine a is cut");
+    expect(at("a failed: lock lost") - cut).toBeLessThan(17);
+    expect(at("machine b goes on") - cut).toBeGreaterThan(20);
+    expect(at("machine b goes on") - cut).toBeLessThan(40);
   });
 });
 

@@ -5,7 +5,6 @@
  * one and writes it back, and notes its generation. With `names`, the kernel is a witness as well: see `name-witness.mjs`.
  */
 
-import { once } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 
@@ -27,6 +26,7 @@ let isOver = false;
 process.on("message", () => {
   isOver = true;
 });
+process.on("disconnect", () => process.exit());
 
 async function work(lock) {
   const witness = plan.names ? new NameWitness(`${storm}/${lock.name}`) : undefined;
@@ -108,4 +108,3 @@ await Promise.all([task(), task(), task()]);
 await locks.close();
 await pool.end();
 process.send(seen);
-await once(process, "disconnect");
