@@ -215,6 +215,31 @@ describe("waiting", () => {
     await (await wait).release();
   });
 
+  test("two schemas have two locks of one name", async () => {
+    const name = newName();
+    await used.sql.query("CREATE SCHEMA tenant");
+    const locks = newLocks({ connectionString: address() });
+    const others = newLocks({ connectionString: address(), schema: "tenant" });
+    await others.migrate();
+    const [one, other] = [await locks.lock(name), await others.lock(name, { timeoutMs: 5_000 })];
+    await Promise.all([one.release(), other.release()]);
+  });
+
+  test("a release that passes `wanted` leaves no hold time to the next lock", async () => {
+    const all = Array.from({ length: 10 }, () => newLocks({ connectionString: address(), maxConnections: 1 }));
+    const held = await Promise.all(
+      all.map(async (locks) => {
+        const bounded = await locks.lock(newName(), { maxHoldMs: 300 });
+        void bounded.wanted;
+        await bounded.release();
+        return locks.lock(newName());
+      }),
+    );
+    await used.sql.query("SELECT pg_sleep(0.6)");
+    expect(held.map((lock) => lock.held)).toEqual(held.map(() => true));
+    await Promise.all(held.map((lock) => lock.release()));
+  });
+
   test("`wanted` aborts when another process or this one begins to wait, also before it is asked for", async () => {
     const locks = newLocks({ connectionString: address() });
     for (const isAskedFirst of [true, false]) {

@@ -5,7 +5,7 @@
 /** The reason of a limit whose time is over. */
 const TIMED_OUT = Symbol("timed out");
 
-/** The longest timer of Node, almost 25 days. A longer limit is none. */
+/** The longest timer of Node, almost 25 days. A longer limit is none, but keeps the process alive as well. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 class Limit {
@@ -20,7 +20,8 @@ class Limit {
       return;
     }
     const expire = () => this.#controller.abort(TIMED_OUT);
-    const timer = timeoutMs <= LONGEST_TIMER_MS ? setTimeout(expire, timeoutMs) : undefined;
+    const isFinite = timeoutMs <= LONGEST_TIMER_MS;
+    const timer = isFinite ? setTimeout(expire, timeoutMs) : setInterval(() => {}, LONGEST_TIMER_MS);
     given.forEach((signal) => signal.addEventListener("abort", abort, { once: true }));
     this.#stop = () => {
       clearTimeout(timer);

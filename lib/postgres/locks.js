@@ -5,7 +5,6 @@
  * lock, wakes the next waiter, and frees the lock of a connection that ended. Nothing polls.
  */
 
-const { createHash } = require("node:crypto");
 const events = require("node:events");
 const os = require("node:os");
 const path = require("node:path");
@@ -138,11 +137,17 @@ function postgresLocks(options) {
 
   // --- What users get ---------------------------------------------------------------------------
 
+  /** How the server knows a lock, and how errors and channels call it. */
+  const addressOf = (name) => {
+    const lockPath = `postgres:${readName(name)}`;
+    return { name, lockPath, file: lockPath, key: server.keyOf(name) };
+  };
+
   const readRequest = (name, options, names) => ({
     timeoutMs: Infinity,
     maxHoldMs: Infinity,
     ...readStrictOptions(options, names),
-    ...addressOf(readName(name)),
+    ...addressOf(name),
     fence: server.fence,
   });
 
@@ -165,7 +170,7 @@ function postgresLocks(options) {
   });
 
   async function inspectLock(name) {
-    const { key, lockPath } = addressOf(readName(name));
+    const { key, lockPath } = addressOf(name);
     closing.signal.throwIfAborted();
     const [first, ...others] = await server.inspect(key, name);
     if (!first) {
@@ -212,13 +217,6 @@ function postgresLocks(options) {
 }
 
 const COMMON = ["maxHoldMs", "label", "staleMs", "onWarning"];
-
-/** How the server knows a lock, and how errors call it. */
-function addressOf(name) {
-  const hash = createHash("sha256").update(`session-write-lock:${name}`).digest();
-  const lockPath = `postgres:${name}`;
-  return { name, lockPath, file: lockPath, key: String(hash.readBigInt64BE(0)) };
-}
 
 function thisProcess() {
   return { pid: process.pid, comm: path.parse(process.execPath).name, host: os.hostname() };

@@ -6,6 +6,7 @@
  * serves nothing else.
  */
 
+const { createHash } = require("node:crypto");
 const fs = require("node:fs");
 const path = require("node:path");
 const { Limit } = require("./limit.js");
@@ -56,6 +57,7 @@ class Server {
   #pool;
   #isBehindSessionPooler;
   #schema;
+  #quotedSchema;
   #table;
   /** The connections that are set up. */
   #ready = new WeakMap();
@@ -63,8 +65,9 @@ class Server {
   constructor({ makePool, isBehindSessionPooler, schema }) {
     this.#makePool = makePool;
     this.#isBehindSessionPooler = isBehindSessionPooler;
-    this.#schema = `"${schema.replaceAll('"', '""')}"`;
-    this.#table = `${this.#schema}.session_write_locks`;
+    this.#schema = schema;
+    this.#quotedSchema = `"${schema.replaceAll('"', '""')}"`;
+    this.#table = `${this.#quotedSchema}.session_write_locks`;
   }
 
   /** A connection for one lock. Waits for one within the limit, if all are in use. */
@@ -138,9 +141,15 @@ class Server {
     }
   }
 
+  /** How the server knows the lock of a name: an advisory lock has a number of 64 bits. */
+  keyOf(name) {
+    const hash = createHash("sha256").update(JSON.stringify(["session-write-lock", this.#schema, name]));
+    return String(hash.digest().readBigInt64BE(0));
+  }
+
   /** The statement that fails unless a generation is the last one: see `schema.sql`. */
   get fence() {
-    return `SELECT ${this.#schema}.session_write_lock_fence($1, $2)`;
+    return `SELECT ${this.#quotedSchema}.session_write_lock_fence($1, $2)`;
   }
 
   inspect(key, name, timeoutMs = ANSWER_MS) {
@@ -150,7 +159,7 @@ class Server {
   async migrate() {
     const schema = fs.readFileSync(path.join(__dirname, "schema.sql"), "utf8");
     await this.#use(60_000, (connection) =>
-      connection.migrate(`BEGIN; SET LOCAL search_path TO ${this.#schema}; ${schema}; COMMIT`),
+      connection.migrate(`BEGIN; SET LOCAL search_path TO ${this.#quotedSchema}; ${schema}; COMMIT`),
     );
   }
 
@@ -286,7 +295,8 @@ class Connection {
     if (rows.some(({ granted }) => !granted)) {
       onWanted();
     }
-    // The server counts its idle time from the last statement.
+    // The server counts its idle time from the last statement. If the lock is free by now, its successor on this
+    // connection sets a hold time of its own, later.
     await this.query(`SELECT ${setHoldTime("$1")}`, [holdTime(restOfHold())]);
   }
 
