@@ -25,7 +25,7 @@ import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 
 import { acquireSessionWriteLock } from "../index.js";
-import { freeDescriptor, Mounts, startExhausted, startNobody } from "./machines.js";
+import { FILE_SYSTEMS, freeDescriptor, lackFor, Mounts, startExhausted, startNobody } from "./machines.js";
 import {
   Agent,
   attempt,
@@ -47,76 +47,6 @@ const NOT_A_FILE = "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE";
 
 /** Generous beside what a call takes, short beside a wait for something that never comes. */
 const QUICK_MS = 3_000;
-
-// --- Mounts -------------------------------------------------------------------------------------
-
-interface FileSystem {
-  /** What must be installed. */
-  tools?: string[];
-  /** What the kernel must know. */
-  kernel: string;
-  mount(mounts: Mounts): void | Promise<void>;
-}
-
-const FILE_SYSTEMS: Record<string, FileSystem> = {
-  tmpfs: { kernel: "tmpfs", mount: (mounts) => mounts.tmpfs() },
-  ext4: {
-    kernel: "ext4",
-    tools: ["mkfs.ext4"],
-    mount: (mounts) => mounts.image(16, "mkfs.ext4", "-q"),
-  },
-  xfs: {
-    kernel: "xfs",
-    tools: ["mkfs.xfs"],
-    mount: (mounts) => mounts.image(320, "mkfs.xfs", "-q"),
-  },
-  btrfs: {
-    kernel: "btrfs",
-    tools: ["mkfs.btrfs"],
-    mount: (mounts) => mounts.image(128, "mkfs.btrfs", "-q"),
-  },
-  // No hard links: here a lock file is created in place.
-  vfat: {
-    kernel: "vfat",
-    tools: ["mkfs.vfat"],
-    mount: (mounts) => mounts.image(16, "mkfs.vfat"),
-  },
-  overlayfs: {
-    kernel: "overlay",
-    mount: (mounts) => {
-      const { lower, upper, work } = mounts.layers();
-      const options = `lowerdir=${lower},upperdir=${upper},workdir=${work}`;
-      mounts.run("mount", "-t", "overlay", "-o", options, "none", mounts.folder);
-    },
-  },
-  // Neither unnamed files nor exchanging renames, and a flock that proves nothing.
-  bindfs: {
-    kernel: "fuse",
-    tools: ["bindfs"],
-    mount: (mounts) => {
-      const { upper } = mounts.layers();
-      return mounts.serve("bindfs", "-f", upper, mounts.folder);
-    },
-  },
-  "fuse-overlayfs": {
-    kernel: "fuse",
-    tools: ["fuse-overlayfs"],
-    mount: (mounts) => {
-      const { lower, upper, work } = mounts.layers();
-      const options = `lowerdir=${lower},upperdir=${upper},workdir=${work}`;
-      return mounts.serve("fuse-overlayfs", "-f", "-o", options, mounts.folder);
-    },
-  },
-};
-
-/** What the machine lacks for a file system, if anything. */
-function lackFor({ tools = [], kernel }: FileSystem): string | undefined {
-  const known = () => readFileSync("/proc/filesystems", "utf8").split(/\s+/).includes(kernel);
-  if (!known() && !(succeeds("modprobe", kernel) && known())) {
-    return `a kernel with ${kernel}`;
-  }
-  return tools.find((tool) => !succeeds("sh", "-c", `command -v ${tool}`));
-}
 
 // --- The whole cycle -----------------------------------------------------------------------------
 

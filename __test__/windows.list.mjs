@@ -3,7 +3,7 @@
  * reason. A pattern is matched against the file and the whole title.
  */
 
-export const FILES = ["acquire", "try-acquire", "lock", "held", "await-using", "abort", "watchdog", "workers", "contention"];
+export const FILES = ["acquire", "try-acquire", "lock", "held", "await-using", "abort", "watchdog", "workers", "contention", "names"];
 
 const REMOVED = "Wine keeps a removed file at its path until its last handle is closed";
 const REPLACED = "Wine doesn't replace a file that is open";
@@ -12,6 +12,7 @@ const NAMES = "Wine passes a name on that is too long";
 const PROC = "the test looks into /proc, or starts a shell";
 const COUNTS = "the test counts on events, or on more open files than Wine has";
 const OLDER = "the stand-in for the older module finds out by /proc who lives";
+const DOTS = "Wine drops a dot at the end of a folder's name when asked for its real path";
 const FLAGS = "Node warns of its flag there";
 
 export const SKIPPED = [
@@ -32,6 +33,7 @@ export const SKIPPED = [
   [/^watchdog a holder > (that removes its own file|of many locks is told|can give its signal)/, REMOVED],
   [/^workers .*(leave nothing behind|in many workers at once)/, PROC],
   [/^workers the main thread > may call process.exit/, PROC],
+  [/^names .*in the folder foo\./, DOTS],
   [/^contention a release after (the lock was taken|another file was moved)/, REPLACED],
   [/^contention a hundred waiting acquires/, COUNTS],
   [/^contention (a process with the older module in a race|the older module respects a live lock)/, OLDER],

@@ -24,6 +24,10 @@ function readFilePath(name, value) {
   if (path.basename(resolved) === "") {
     throw argumentError("ERR_INVALID_ARG_VALUE", `${name} must name a file, not the root`);
   }
+  // Windows: `chat.jsonl::$DATA` is another name of `chat.jsonl`, whose lock would have another name, too.
+  if (process.platform === "win32" && path.basename(resolved).includes(":")) {
+    throw argumentError("ERR_INVALID_ARG_VALUE", `${name} must name a file, not a stream of one`);
+  }
   // The caller's own string, where it is the same: each waiter keeps one.
   return resolved === value ? value : resolved;
 }

@@ -16,6 +16,9 @@ mkfs.ext4 e2fsprogs
 mkfs.xfs xfsprogs
 mkfs.btrfs btrfs-progs
 mkfs.vfat dosfstools
+mkfs.f2fs f2fs-tools
+mkfs.exfat exfatprogs
+mount.exfat-fuse exfat-fuse
 bindfs bindfs
 fuse-overlayfs fuse-overlayfs
 unshare util-linux

@@ -17,6 +17,9 @@ use crate::os::{self, Executable, Process};
 /// The longest name in bytes: the kernel's `TASK_COMM_LEN` without its final NUL.
 const MAX_NAME_BYTES: usize = 15;
 
+/// The name of a process that can't read its own.
+pub const UNKNOWN: &str = "unknown";
+
 /// The name to show for a process: its executable's, else its task name. At most 15 bytes.
 pub fn name_of(process: Process) -> Option<String> {
     match process.executable {
@@ -28,10 +31,11 @@ pub fn name_of(process: Process) -> Option<String> {
 /// Whether a process that once answered to `comm` may be this one.
 ///
 /// True if `comm` is the executable's name or the current task name, and where the executable's name
-/// can't be read: a title that differs proves nothing then.
+/// can't be read: a title that differs proves nothing then. A process that could not read its own name has left
+/// [`UNKNOWN`], which proves nothing either.
 pub fn may_be_called(process: &Process, comm: &str) -> bool {
     let comm = comparable(comm);
-    if comm.is_empty() {
+    if comm.is_empty() || comm == UNKNOWN {
         return true;
     }
     let is_task_name = process.task_name.as_deref().is_some_and(|name| comparable(name) == comm);
@@ -65,7 +69,7 @@ pub struct Own {
     pub pid: i32,
     /// Clock ticks since boot.
     pub start_time: Option<u64>,
-    /// The executable's name; never empty.
+    /// The executable's name; never empty, at worst [`UNKNOWN`].
     pub comm: String,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: Option<String>,
@@ -105,7 +109,7 @@ fn fallback_name() -> String {
         .ok()
         .and_then(|path| path.file_name().map(|name| cut(&name.to_string_lossy())))
         .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "unknown".to_owned())
+        .unwrap_or_else(|| UNKNOWN.to_owned())
 }
 
 /// At most 15 bytes, cut between characters.
@@ -149,6 +153,8 @@ mod tests {
     fn a_name_that_cannot_be_read_or_is_empty_proves_nothing() {
         assert!(may_be_called(&node("x"), ""));
         assert!(may_be_called(&node("x"), "  "));
+        // As a process without `/proc` names itself.
+        assert!(may_be_called(&node("x"), UNKNOWN));
         let foreign = Process { task_name: Some("sshd".into()), ..Process::default() };
         assert!(may_be_called(&foreign, "node"));
         let kernel_thread = Process { executable: Executable::Absent, ..foreign };

@@ -43,7 +43,7 @@ pub fn write_record(paths: &LockPaths, claim: &Claim, blank: Blank) -> Result<He
         pid: Some(own.pid),
         created_at: Some(to_iso(os::wall_ms())),
         starttime: own.start_time,
-        comm: Some(own.comm.clone()),
+        comm: Some(own.comm.clone()).filter(|name| name != process::UNKNOWN),
         max_hold_ms: claim.max_hold_ms,
         boot_id: own.boot_id.clone(),
         pid_namespace: own.pid_namespace,

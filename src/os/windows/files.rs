@@ -7,6 +7,10 @@
 //! the "POSIX semantics" of NTFS, which not every file system has): [`unlink`] gives the file another name first. An
 //! older process doesn't: such a name is `BUSY`.
 //!
+//! **Paths are verbatim** (`\\?\C:\…`) for every call, as Node's own are. So a name means itself, also one that Win32
+//! would shorten (`s.jsonl.`) or take for a device (`aux.jsonl`), and may be longer than 260 units. People are shown
+//! the plain path.
+//!
 //! Sources: `CreateFileW`, `LockFileEx`, `ReOpenFile`, `SetFileInformationByHandle`, and "Locking and Unlocking
 //! Byte Ranges in Files".
 
@@ -15,7 +19,7 @@
     reason = "the standard library locks whole files only, and doesn't say why it was refused"
 )]
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io;
 use std::mem::offset_of;
@@ -25,18 +29,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use windows_sys::Win32::Foundation::{
-    ERROR_ACCESS_DENIED, ERROR_IO_PENDING, ERROR_LOCK_VIOLATION, ERROR_NOT_LOCKED,
-    ERROR_SHARING_VIOLATION, GENERIC_READ, INVALID_HANDLE_VALUE, STATUS_DELETE_PENDING,
-    STATUS_FILE_DELETED,
+    ERROR_ACCESS_DENIED, ERROR_CALL_NOT_IMPLEMENTED, ERROR_INVALID_PARAMETER, ERROR_IO_PENDING,
+    ERROR_LOCK_VIOLATION, ERROR_NOT_LOCKED, ERROR_SHARING_VIOLATION, GENERIC_READ,
+    INVALID_HANDLE_VALUE, STATUS_DELETE_PENDING, STATUS_FILE_DELETED,
 };
 use windows_sys::Win32::Storage::FileSystem::{
-    DELETE, FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_REPARSE_POINT, FILE_BASIC_INFO,
-    FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_DELETE_ON_CLOSE, FILE_FLAG_OPEN_REPARSE_POINT,
-    FILE_ID_INFO, FILE_INFO_BY_HANDLE_CLASS, FILE_READ_ATTRIBUTES, FILE_REMOTE_PROTOCOL_INFO,
-    FILE_RENAME_INFO, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_STANDARD_INFO,
-    FileBasicInfo, FileIdInfo, FileRemoteProtocolInfo, FileRenameInfo, FileStandardInfo,
-    GetFileInformationByHandleEx, LOCKFILE_EXCLUSIVE_LOCK, LOCKFILE_FAIL_IMMEDIATELY, LockFileEx,
-    MoveFileExW, ReOpenFile, SetFileInformationByHandle, UnlockFileEx,
+    BY_HANDLE_FILE_INFORMATION, DELETE, FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_REPARSE_POINT,
+    FILE_ATTRIBUTE_TAG_INFO, FILE_BASIC_INFO, FILE_DISPOSITION_FLAG_DELETE,
+    FILE_DISPOSITION_FLAG_IGNORE_READONLY_ATTRIBUTE, FILE_DISPOSITION_FLAG_POSIX_SEMANTICS,
+    FILE_DISPOSITION_INFO_EX, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_DELETE_ON_CLOSE,
+    FILE_FLAG_OPEN_REPARSE_POINT, FILE_ID_INFO, FILE_INFO_BY_HANDLE_CLASS, FILE_READ_ATTRIBUTES,
+    FILE_REMOTE_PROTOCOL_INFO, FILE_RENAME_INFO, FILE_SHARE_DELETE, FILE_SHARE_READ,
+    FILE_SHARE_WRITE, FILE_STANDARD_INFO, FileAttributeTagInfo, FileBasicInfo,
+    FileDispositionInfoEx, FileIdInfo, FileRemoteProtocolInfo, FileRenameInfo, FileStandardInfo,
+    GetFileInformationByHandle, GetFileInformationByHandleEx, LOCKFILE_EXCLUSIVE_LOCK,
+    LOCKFILE_FAIL_IMMEDIATELY, LockFileEx, MoveFileExW, ReOpenFile, SetFileInformationByHandle,
+    UnlockFileEx,
 };
 use windows_sys::Win32::System::IO::OVERLAPPED;
 
@@ -69,7 +77,7 @@ const LOCKED_BYTE: u64 = 1 << 62;
 
 /// Opens `path` for reading: a file or a folder.
 pub fn open(path: &Path) -> Result<File> {
-    opened(options().read(true).open(path))
+    opened(options().read(true).open(verbatim(path)))
 }
 
 /// Only a queue needs this.
@@ -79,7 +87,7 @@ pub fn create_or_open(_path: &Path) -> Result<File> {
 
 /// Creates a file at `path`. Fails if `path` exists.
 pub fn create_new(path: &Path) -> Result<File> {
-    let created = opened(options().read(true).write(true).create_new(true).open(path));
+    let created = opened(options().read(true).write(true).create_new(true).open(verbatim(path)));
     created.map_err(exists_if_busy)
 }
 
@@ -156,30 +164,59 @@ pub fn touch(_file: &File) -> Result<()> {
 
 /// What is at `path`. `BUSY`: a file that is being deleted.
 pub fn status_at(path: &Path) -> Result<Status> {
-    status_of(&opened(options().access_mode(FILE_READ_ATTRIBUTES).open(path))?)
+    status_of(&opened(options().access_mode(FILE_READ_ATTRIBUTES).open(verbatim(path)))?)
 }
 
 /// What an open file is.
 pub fn status_of(file: &File) -> Result<Status> {
     let basic: FILE_BASIC_INFO = query(file)?;
     let standard: FILE_STANDARD_INFO = query(file)?;
-    let id: FILE_ID_INFO = query(file)?;
     let has = |attribute| basic.FileAttributes & attribute != 0;
     Ok(Status {
-        id: FileId { device: id.VolumeSerialNumber, inode: fold(id.FileId.Identifier) },
+        id: id_of(file)?,
         modified_ms: ms_since_1970(basic.LastWriteTime),
         changed_ms: ms_since_1970(basic.ChangeTime),
         was_read: true,
         length: u64::try_from(standard.EndOfFile).unwrap_or(0),
         names: standard.NumberOfLinks.into(),
         owner: EVERYBODY,
-        odd_kind: if has(FILE_ATTRIBUTE_REPARSE_POINT) {
+        odd_kind: if has(FILE_ATTRIBUTE_REPARSE_POINT) && is_another_name(file)? {
             Some(FileKind::Symlink)
         } else if has(FILE_ATTRIBUTE_DIRECTORY) {
             Some(FileKind::Directory)
         } else {
             None
         },
+    })
+}
+
+/// Whether a reparse point stands for another file or folder, as symbolic links and mount points do. Others only say
+/// how the file is stored: that it is compressed, or in a cloud.
+fn is_another_name(file: &File) -> Result<bool> {
+    /// `IsReparseTagNameSurrogate` of ntifs.h.
+    const NAME_SURROGATE: u32 = 0x2000_0000;
+
+    let FILE_ATTRIBUTE_TAG_INFO { ReparseTag: tag, .. } = query(file)?;
+    Ok(tag & NAME_SURROGATE != 0)
+}
+
+/// FAT has only the older, shorter numbers.
+fn id_of(file: &File) -> Result<FileId> {
+    if let Ok(FILE_ID_INFO { VolumeSerialNumber, FileId }) = query(file) {
+        return Ok(crate::os::FileId {
+            device: VolumeSerialNumber,
+            inode: fold(FileId.Identifier),
+        });
+    }
+    let mut found = BY_HANDLE_FILE_INFORMATION::default();
+    // SAFETY: `file` is open; the call fills this structure.
+    let is_known = unsafe { GetFileInformationByHandle(file.as_raw_handle(), &raw mut found) } != 0;
+    if !is_known {
+        return Err(io::Error::last_os_error().into());
+    }
+    Ok(FileId {
+        device: found.dwVolumeSerialNumber.into(),
+        inode: u64::from(found.nFileIndexHigh) << 32 | u64::from(found.nFileIndexLow),
     })
 }
 
@@ -209,28 +246,44 @@ pub fn link(from: &Path, to: &Path) -> Result<()> {
 /// can be; and if another file is at `to` by then, or `old` keeps its name until it is closed, that is `EXIST`.
 pub fn replace(from: &Path, to: &Path, old: &File) -> Result<()> {
     let access = DELETE | FILE_READ_ATTRIBUTES;
-    let dying = open_again(old, access, SHARE_ALL, FILE_FLAG_DELETE_ON_CLOSE).map_err(refusal)?;
-    let _ = move_away(&dying, to); // on failure as in `unlink`
-    drop(dying);
+    match open_again(old, access, SHARE_ALL, FILE_FLAG_DELETE_ON_CLOSE).map_err(refusal) {
+        Ok(dying) => _ = move_away(&dying, to), // on failure as in `unlink`
+        Err(Errno::PERM) => remove_read_only(&open_again(old, access, SHARE_ALL, 0)?)?,
+        Err(errno) => return Err(errno),
+    }
     move_to_vacant(from, to)
 }
 
-/// A full path as it may be longer than 260 units, with a NUL at its end.
-fn verbatim(path: &OsStr) -> Vec<u16> {
-    let bytes = path.as_encoded_bytes();
-    let (prefix, skipped) = if bytes.starts_with(br"\\?\") {
-        ("", 0)
-    } else if bytes.starts_with(br"\\") {
-        (r"\\?\UNC\", 2)
-    } else {
-        (r"\\?\", 0)
+/// A full path in the form that nobody interprets.
+fn verbatim(path: &Path) -> PathBuf {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let is_device = bytes.starts_with(br"\\?\") || bytes.starts_with(br"\\.\");
+    let (prefix, skipped) = match bytes {
+        _ if is_device => return path.to_owned(),
+        [b'\\', b'\\', ..] => (r"\\?\UNC\", 2),
+        _ => (r"\\?\", 0),
     };
-    let path = wide(path);
-    prefix.encode_utf16().chain(path[skipped..].iter().copied()).collect()
+    // SAFETY: the bytes of a path, split after two backslashes, which are UTF-8.
+    let rest = unsafe { OsStr::from_encoded_bytes_unchecked(&bytes[skipped..]) };
+    let mut verbatim = OsString::from(prefix);
+    verbatim.push(rest);
+    verbatim.into()
+}
+
+/// A verbatim path as people write it: `C:\…` or `\\server\share\…`. One without such a form stays as it is.
+fn plain(verbatim: PathBuf) -> PathBuf {
+    let Some(rest) = verbatim.to_str().and_then(|text| text.strip_prefix(r"\\?\")) else {
+        return verbatim;
+    };
+    match rest.as_bytes() {
+        [b'U', b'N', b'C', b'\\', ..] => format!(r"\\{}", &rest[4..]).into(),
+        [_, b':', b'\\', ..] => rest.into(),
+        _ => verbatim, // a volume without a letter
+    }
 }
 
 fn move_to_vacant(from: &Path, to: &Path) -> Result<()> {
-    let (from, to) = (verbatim(from.as_os_str()), verbatim(to.as_os_str()));
+    let [from, to] = [from, to].map(|path| wide(verbatim(path).as_os_str()));
     // SAFETY: both paths end with NUL.
     let is_moved = unsafe { MoveFileExW(from.as_ptr(), to.as_ptr(), 0) } != 0;
     if is_moved { Ok(()) } else { Err(exists_if_busy(refusal(io::Error::last_os_error()))) }
@@ -247,10 +300,36 @@ pub fn unlink(path: &Path) -> Result<()> {
     let mut how = options();
     how.access_mode(DELETE | FILE_READ_ATTRIBUTES);
     how.custom_flags(FILE_FLAG_OPEN_REPARSE_POINT | FILE_FLAG_DELETE_ON_CLOSE);
-    let dying = opened(how.open(path))?;
-    // On failure the name stays until the last handle is closed.
-    let _ = move_away(&dying, path);
+    match opened(how.open(verbatim(path))) {
+        // On failure the name stays until the last handle is closed.
+        Ok(dying) => _ = move_away(&dying, path),
+        Err(Errno::PERM) => {
+            how.custom_flags(FILE_FLAG_OPEN_REPARSE_POINT);
+            remove_read_only(&opened(how.open(verbatim(path)))?)?;
+        }
+        Err(errno) => return Err(errno),
+    }
     Ok(())
+}
+
+/// Removes a file that may be read-only, which `FILE_FLAG_DELETE_ON_CLOSE` refuses. Its name is gone when `file` is
+/// closed. `PERM`: this file system can't do that.
+fn remove_read_only(file: &impl AsRawHandle) -> Result<()> {
+    let info = FILE_DISPOSITION_INFO_EX {
+        Flags: FILE_DISPOSITION_FLAG_DELETE
+            | FILE_DISPOSITION_FLAG_POSIX_SEMANTICS
+            | FILE_DISPOSITION_FLAG_IGNORE_READONLY_ATTRIBUTE,
+    };
+    // SAFETY: `file` is open; this class takes this structure, and reads no more than its size.
+    let is_removed = unsafe {
+        SetFileInformationByHandle(
+            file.as_raw_handle(),
+            FileDispositionInfoEx,
+            (&raw const info).cast(),
+            size_of_u32::<FILE_DISPOSITION_INFO_EX>(),
+        )
+    } != 0;
+    if is_removed { Ok(()) } else { Err(Errno::PERM) }
 }
 
 /// Gives an open file a name that nobody uses, beside `path`.
@@ -258,14 +337,14 @@ fn move_away(file: &impl AsRawHandle, path: &Path) -> Result<()> {
     let mut number = [0; 8];
     super::random(&mut number)?;
     let other = format!("{:016x}.lock.gone", u64::from_le_bytes(number));
-    Ok(move_open(file, path.with_file_name(other).as_os_str())?)
+    Ok(move_open(file, &path.with_file_name(other))?)
 }
 
 /// Renames this very file, whatever its old path names by now.
-fn move_open(file: &impl AsRawHandle, to: &OsStr) -> io::Result<()> {
+fn move_open(file: &impl AsRawHandle, to: &Path) -> io::Result<()> {
     const NAME: usize = offset_of!(FILE_RENAME_INFO, FileName);
 
-    let name = verbatim(to);
+    let name = wide(verbatim(to).as_os_str());
     let bytes = NAME + size_of_val(name.as_slice());
     // Of 64-bit numbers, so that it is aligned as the structure is.
     let mut buffer =
@@ -292,34 +371,24 @@ fn move_open(file: &impl AsRawHandle, to: &OsStr) -> io::Result<()> {
     if is_moved { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The path without symbolic links, as people write it: `C:\…`, unless it is too long for that.
+/// The path without symbolic links, as people write it.
 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
 pub fn real_path(path: &Path) -> Result<PathBuf> {
-    /// Room for a file in it, below the 260 of old.
-    const MOST: usize = 200;
-
-    let real = std::fs::canonicalize(path).map_err(refusal)?;
-    let Some(text) = real.to_str().filter(|text| text.len() < MOST) else {
-        return Ok(real);
-    };
-    Ok(match text.strip_prefix(r"\\?\") {
-        Some(share) if share.starts_with(r"UNC\") => format!(r"\\{}", &share[4..]).into(),
-        Some(local) => local.into(),
-        None => real,
-    })
+    std::fs::canonicalize(verbatim(path)).map(plain).map_err(refusal)
 }
 
 /// Creates a folder and those above it that are missing.
 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
 pub fn create_folders(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(refusal)
+    // Not by `refusal`: the standard library makes other calls after the one that failed.
+    Ok(std::fs::create_dir_all(verbatim(path))?)
 }
 
 /// The entries of a folder, in no order.
 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
 pub fn list(folder: &Path) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
+    for entry in std::fs::read_dir(verbatim(folder))? {
         let entry = entry?;
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         entries.push(Entry { name: entry.file_name(), is_folder });
@@ -421,6 +490,10 @@ impl Information for FILE_ID_INFO {
     const CLASS: FILE_INFO_BY_HANDLE_CLASS = FileIdInfo;
 }
 
+impl Information for FILE_ATTRIBUTE_TAG_INFO {
+    const CLASS: FILE_INFO_BY_HANDLE_CLASS = FileAttributeTagInfo;
+}
+
 impl Information for FILE_REMOTE_PROTOCOL_INFO {
     const CLASS: FILE_INFO_BY_HANDLE_CLASS = FileRemoteProtocolInfo;
 }
@@ -439,9 +512,12 @@ fn query<T: Information>(file: &File) -> io::Result<T> {
     if is_known { Ok(found) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether the file is another machine's. Of a local one there is no such information.
-pub(super) fn is_remote(file: &File) -> bool {
-    query::<FILE_REMOTE_PROTOCOL_INFO>(file).is_ok()
+/// Whether the file is on a disk of this machine, for sure. Of such a file Windows has no information about a remote
+/// protocol, and calls the question an invalid parameter. Wine never has any.
+pub(super) fn is_local(file: &File) -> bool {
+    let answer = query::<FILE_REMOTE_PROTOCOL_INFO>(file);
+    let is = |code| answer.as_ref().is_err_and(|error| is(error, code));
+    is(ERROR_INVALID_PARAMETER) || is(ERROR_CALL_NOT_IMPLEMENTED)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "structures of a few bytes")]
