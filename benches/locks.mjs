@@ -36,10 +36,11 @@ export const LOCKS = {
   "fs-ext": { title: "fs-ext flock", load: () => loadFsExt(false) },
   "fs-ext-sync": { title: "fs-ext flock, flockSync to unlock", load: () => loadFsExt(true) },
   "fs-native-extensions": { title: "fs-native-extensions", load: loadFsNativeExtensions },
+  postgres: { title: "PostgreSQL", load: loadPostgres },
 };
 
-/** Without `fs-ext-sync`, which only the throughput asks for. */
-export const COMPARED = Object.keys(LOCKS).filter((name) => name !== "fs-ext-sync");
+/** Without `fs-ext-sync`, which only the throughput asks for, and `postgres`, which locks no file. */
+export const COMPARED = Object.keys(LOCKS).filter((name) => !["fs-ext-sync", "postgres"].includes(name));
 
 function loadAddon() {
   const api = require("../index.js");
@@ -158,6 +159,17 @@ function loadFsNativeExtensions() {
         tryLock(fd);
         unlock(fd);
       }),
+  };
+}
+
+/** On the server that the scenario has started. */
+function loadPostgres() {
+  const { postgresLocks } = require("../postgres.js");
+  const locks = postgresLocks({ connectionString: process.env.BENCH_POSTGRES });
+  return {
+    open: (sessionFile) => ({
+      acquire: async () => (await locks.lock(sessionFile)).release,
+    }),
   };
 }
 

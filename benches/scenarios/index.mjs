@@ -7,6 +7,7 @@ import { handOffTimeline } from "./timeline.mjs";
 import { longWait } from "./idle.mjs";
 import { load } from "./load.mjs";
 import { mainThread } from "./mainthread.mjs";
+import { postgres } from "./postgres.mjs";
 import { synchronous, uncontended } from "./uncontended.mjs";
 import { wanted } from "./wanted.mjs";
 
@@ -25,4 +26,5 @@ export const scenarios = [
   waiters,
   load,
   mainThread,
+  postgres,
 ];
