@@ -3,7 +3,7 @@
  * reason. A pattern is matched against the file and the whole title.
  */
 
-export const FILES = ["acquire", "try-acquire", "lock", "held", "await-using", "abort", "watchdog", "workers", "contention", "names"];
+export const FILES = ["acquire", "try-acquire", "lock", "held", "await-using", "abort", "watchdog", "workers", "contention", "names", "spellings"];
 
 const REMOVED = "Wine keeps a removed file at its path until its last handle is closed";
 const REPLACED = "Wine doesn't replace a file that is open";

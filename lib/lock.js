@@ -39,6 +39,7 @@ const withLock = makeWithLock({
   readRequest: (file, options) => readRequest(file, options, ["timeoutMs", "signal", ...COMMON]),
   acquire,
   lockPathOf: ({ file }) => lockPathOf(file),
+  isOneLock,
 });
 
 /** As the binary has it: the real path of the folder, and the file's own name. */
@@ -49,6 +50,19 @@ function lockPathOf(file) {
     return `${path.join(fs.realpathSync.native(path.dirname(file)), path.basename(file))}.lock`;
   } catch {
     return `${file}.lock`; // no such folder: nobody holds a lock in it
+  }
+}
+
+/** Where the file system ignores case, two spellings name one lock file. No two lock files have the same content. */
+function isOneLock(held, wanted) {
+  if (held === wanted || held.toLowerCase() !== wanted.toLowerCase()) {
+    return held === wanted;
+  }
+  const fs = require("node:fs");
+  try {
+    return fs.readFileSync(held).equals(fs.readFileSync(wanted));
+  } catch {
+    return false; // no such file: it is not held
   }
 }
 

@@ -6,9 +6,9 @@ const { GENERAL, argumentError, selfDeadlockError } = require("./errors.js");
 
 /**
  * Makes a `withLock`. `readRequest` checks the arguments, `acquire` gets the lock, and `lockPathOf` says of a request
- * which lock it asks for.
+ * which lock it asks for; `isOneLock`, whether two such paths are of one lock.
  */
-function makeWithLock({ readRequest, acquire, lockPathOf }) {
+function makeWithLock({ readRequest, acquire, lockPathOf, isOneLock = Object.is }) {
   /** What the running function holds by this `withLock`. Made with the first call. */
   let context;
 
@@ -25,7 +25,7 @@ function makeWithLock({ readRequest, acquire, lockPathOf }) {
     const request = readRequest(target, options);
     context ??= new (require("node:async_hooks").AsyncLocalStorage)();
     const outer = context.getStore() ?? [];
-    refuseSelfDeadlock(outer, () => lockPathOf(request));
+    refuseSelfDeadlock(outer, () => lockPathOf(request), isOneLock);
     const held = await acquire(request);
     const hold = { lockPath: held.lockPath, isOver: false };
     let result;
@@ -67,11 +67,11 @@ function warnUnlessLost(error) {
 }
 
 /** What runs on after its `withLock` has ended may wait for the lock. */
-function refuseSelfDeadlock(outer, lockPathOf) {
+function refuseSelfDeadlock(outer, lockPathOf, isOneLock) {
   const holds = outer.filter(({ isOver }) => !isOver);
   if (holds.length > 0) {
     const lockPath = lockPathOf();
-    if (holds.some((hold) => hold.lockPath === lockPath)) {
+    if (holds.some((hold) => isOneLock(hold.lockPath, lockPath))) {
       throw selfDeadlockError(lockPath);
     }
   }

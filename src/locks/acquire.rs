@@ -123,25 +123,29 @@ pub fn try_acquire(request: &Request) -> Result<Option<Grant>> {
     let _keeper = os::keep_timers().map_err(|errno| no_timers(errno, &request.session_file))?;
     let paths = LockPaths::resolve(&request.session_file)?;
     drive::learn_speed(&request.session_file, &paths);
+    try_acquire_at(&paths, request)
+}
+
+fn try_acquire_at(paths: &LockPaths, request: &Request) -> Result<Option<Grant>> {
     let grant = |is_taken_over| Grant {
         handle: request.handle,
         lock_path: paths.lock().to_owned(),
         is_taken_over,
         has_waited: false,
     };
-    match happen_here(&paths, |lock, _| lock.try_acquire(request)) {
+    match happen_here(paths, |lock, _| lock.try_acquire(request)) {
         TryNow::Contended => Ok(None),
         TryNow::Share(lock) => {
             let is_ours = lock.is_at_its_path().unwrap_or(true);
-            if is_ours && drive::share(&paths, &lock, request.handle) {
+            if is_ours && drive::share(paths, &lock, request.handle) {
                 return Ok(Some(grant(false)));
             }
-            happen_here(&paths, |it, now| it.path_checked(now, &lock, Ok(is_ours)));
+            happen_here(paths, |it, now| it.path_checked(now, &lock, Ok(is_ours)));
             try_acquire(request)
         }
         TryNow::Try(claim, approach) => {
-            let taken = drive::guarded(&paths, || {
-                protocol::attempt(&paths, &claim, approach).and_then(take_now)
+            let taken = drive::guarded(paths, || {
+                protocol::attempt(paths, &claim, approach).and_then(take_now)
             });
             let (lock, error) = match taken {
                 Ok(lock) => (lock, None),
@@ -149,12 +153,18 @@ pub fn try_acquire(request: &Request) -> Result<Option<Grant>> {
             };
             let (is_ours, is_taken_over) =
                 (lock.is_some(), lock.as_ref().is_some_and(HeldLock::is_taken_over));
-            resume(&paths, |registry, now| {
+            resume(paths, |registry, now| {
                 if is_ours {
                     registry.handles.insert(request.handle, Acquisition::Held(paths.clone()));
                 }
-                registry.entry(&paths).lock.tried_now(now, request, lock);
+                registry.entry(paths).lock.tried_now(now, request, lock);
             });
+            if error.is_none()
+                && !is_ours
+                && let Some(other) = super::held_otherwise(paths)
+            {
+                return try_acquire_at(&other, request);
+            }
             error.map_or(Ok(is_ours.then(|| grant(is_taken_over))), Err)
         }
     }

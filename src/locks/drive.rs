@@ -26,7 +26,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::os::{self, Instant, blocked};
-use crate::protocol::{self, HeldLock, LockPaths, Place};
+use crate::protocol::{self, Attempt, HeldLock, LockPaths, Place};
 
 /// If one order takes longer, its folder is slow.
 const SLOW: Duration = Duration::from_millis(250);
@@ -277,6 +277,11 @@ fn carry_out(paths: &LockPaths, order: Order<Caller>) -> Todo {
     match order {
         Order::Try(claim, approach) => {
             let result = guarded(paths, || protocol::attempt(paths, &claim, approach));
+            if matches!(result, Ok(Attempt::Contended(_) | Attempt::Queued(_)))
+                && let Some(other) = super::held_otherwise(paths)
+            {
+                outcomes::wait_for(&other, paths);
+            }
             return report(paths, |lock, now| lock.tried(now, result));
         }
         Order::TryPast(claim, approach) => {

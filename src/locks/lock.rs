@@ -261,6 +261,13 @@ impl<C> Lock<C> {
         waiter
     }
 
+    /// All waiters are to wait for another lock. An attempt that runs goes on without them.
+    pub fn take_waiters(&mut self) -> VecDeque<Waiter<C>> {
+        let gone = std::mem::take(&mut self.waiters);
+        self.give_up_if_unwanted();
+        gone
+    }
+
     /// An environment has ended: removes its waiters.
     pub fn forget(&mut self, environment: Environment) -> Vec<Waiter<C>> {
         let gone = take_if(&mut self.waiters, |waiter| waiter.request.environment == environment);

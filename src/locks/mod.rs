@@ -337,6 +337,20 @@ pub fn is_held_here(paths: &LockPaths) -> bool {
     with_registry(|registry| registry.locks.get(paths).is_some_and(|it| it.lock.hold().is_some()))
 }
 
+/// The same lock under another spelling of its name, if this process holds it: where the file system ignores case, both
+/// name one lock file.
+fn held_otherwise(paths: &LockPaths) -> Option<LockPaths> {
+    let holds = with_registry(|registry| {
+        let held = registry.locks.iter().filter_map(|(other, entry)| {
+            let hold = entry.lock.hold().filter(|_| other.is_spelled_otherwise(paths))?;
+            Some((other.clone(), Arc::clone(&hold.lock)))
+        });
+        held.collect::<Vec<_>>()
+    });
+    let is_it = |held: &HeldLock| drive::guarded(paths, || held.is_also_at(paths.lock()));
+    holds.into_iter().find(|(_, held)| is_it(held).unwrap_or(false)).map(|(other, _)| other)
+}
+
 /// A sweep has removed this lock file: a waiter in this process makes an attempt at once.
 pub fn removed(paths: &LockPaths) {
     if with_registry(|registry| registry.locks.contains_key(paths)) {

@@ -41,16 +41,16 @@ pub mod blocked;
 pub use std::time::Instant;
 
 pub use errno::Errno;
-pub use system::HAS_BYTE_LOCKS;
 pub use system::files::{
     File, byte_wait, create_folders, create_new, create_or_open, create_unnamed, exchange, flock,
-    flock_shared, flock_wait, forget_reads, is_open_elsewhere, lease, link, link_unnamed, list,
-    lock_all_bytes, lock_byte, locked_byte, open, read, real_path, reopen_for_writing, replace,
-    status_at, status_of, touch, unlink, unlock, unlock_bytes, write,
+    flock_shared, flock_wait, forget_contents, forget_reads, is_open_elsewhere, lease, link,
+    link_unnamed, list, lock_all_bytes, lock_byte, locked_byte, long_name, open, read, real_path,
+    reopen_for_writing, replace, status_at, status_of, touch, unlink, unlock, unlock_bytes, write,
 };
 pub use system::process::{boot_id, find_process, own_pid, own_process, own_user, pid_namespace};
 pub use system::trust::is_trusted;
 pub use system::users::{flock_waiters, open_files, process_details};
+pub use system::{HAS_BYTE_LOCKS, IGNORES_CASE};
 pub use timers::{
     Keeper, Timer, WakeUps, Watch, at, count_event, keep_timers, on_change, on_exit, on_touch,
     wake_ups,

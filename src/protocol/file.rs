@@ -88,6 +88,12 @@ impl HeldLock {
         names(self.paths.lock(), &self.file, Some(&self.token))
     }
 
+    /// Whether `path` names this very file, too: another spelling, where the file system ignores case. A hard link is none.
+    pub fn is_also_at(&self, path: &Path) -> Result<bool> {
+        let has_one_name = os::status_of(&self.file.file).is_ok_and(|status| status.names == 1);
+        Ok(has_one_name && names(path, &self.file, Some(&self.token))?)
+    }
+
     /// Gives the lock back: removes the file if it is still ours, and only then. Returns whether it was.
     ///
     /// The order matters. First unlink, then unlock: a process that gets the flock finds the name gone. The
@@ -173,7 +179,7 @@ pub fn names(path: &Path, file: &LockFile, token: Option<&str>) -> Result<bool> 
     if there.odd_kind.is_some() || file.is_trusted() {
         return Ok(false);
     }
-    let Ok(text_at_path) = os::open(path).and_then(|file| read(&file)) else {
+    let Ok(text_at_path) = os::open(path).and_then(|file| read_afresh(&file)) else {
         return Ok(false); // gone or unreadable: not this file
     };
     Ok(match token {
@@ -189,6 +195,13 @@ fn read(file: &File) -> os::Result<Vec<u8>> {
     os::read(file, record::MAX_BYTES + 1)
 }
 
+/// The same where the kernel may keep what the file, or an earlier one of that name, contained before: it does not see
+/// what another host, mount or spelling of the name has done.
+fn read_afresh(file: &File) -> os::Result<Vec<u8>> {
+    let _ = os::forget_contents(file); // on failure the text may be old, as on systems that can't do this
+    read(file)
+}
+
 /// Reads the record and asks the kernel about the file and its holder. `None` if the file is gone.
 pub fn facts_of(
     path: &Path,
@@ -197,12 +210,12 @@ pub fn facts_of(
     is_held_here: bool,
 ) -> Result<Option<Facts>> {
     let status = os::status_of(&file.file).during("fstat", path)?;
-    let bytes = match read(&file.file) {
+    let is_trusted = file.is_trusted();
+    let bytes = match if is_trusted { read(&file.file) } else { read_afresh(&file.file) } {
         Ok(bytes) => bytes,
         Err(Errno::STALE) => return Ok(None),
         Err(errno) => return Err(errno).during("read", path),
     };
-    let is_trusted = file.is_trusted();
     // A flock is proof enough. On an untrusted file system a refused lease means nothing: NFS refuses without a
     // delegation.
     let asks = is_trusted && flock != Flock::Theirs;

@@ -7,7 +7,7 @@
 //! | `chat.jsonl.lock.new` | the temporary of a takeover, and where there are no unnamed files |
 //! | `chat.jsonl.lock.reclaim` | the guard: a folder that older processes make during a late release |
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,21 +66,21 @@ impl LockPaths {
             found => found,
         };
         let folder = folder.during("realpath", session_file)?;
-        let mut lock_name = name.to_owned();
-        lock_name.push(".lock");
+        let lock_name = lock_name(&folder, name);
         Ok(Self::in_folder(folder, &lock_name))
     }
 
     /// The lock at `path`: a lock file if the name ends in `.lock`, else a session file. Creates nothing.
     /// `None` if the folder is missing.
     pub fn find(path: &Path) -> Result<Option<Self>> {
-        let is_lock_file = path.extension() == Some(OsStr::new("lock"));
-        let lock_file =
-            if is_lock_file { path.to_owned() } else { path.with_added_extension("lock") };
-        let (Some(folder), Some(name)) = (lock_file.parent(), lock_file.file_name()) else {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
             return Ok(None);
         };
-        Ok(real_folder(folder)?.map(|folder| Self::in_folder(folder, name)))
+        let is_lock_file = path.extension() == Some(OsStr::new("lock"));
+        Ok(real_folder(folder)?.map(|folder| {
+            let lock_name = if is_lock_file { name.to_owned() } else { lock_name(&folder, name) };
+            Self::in_folder(folder, &lock_name)
+        }))
     }
 
     /// The lock with this name. `folder`: a real path.
@@ -104,6 +104,15 @@ impl LockPaths {
         session_file.parent().is_none_or(|named| named == self.folder() || same(named))
     }
 
+    /// Whether the two names differ only in case. Then they may name one file.
+    pub fn is_spelled_otherwise(&self, other: &Self) -> bool {
+        let letters = |name: &str| name.chars().flat_map(char::to_lowercase).collect::<Vec<_>>();
+        let name = |paths: &Self| paths.lock().file_name()?.to_str().map(letters);
+        self != other
+            && self.folder() == other.folder()
+            && name(self).is_some_and(|own| Some(own) == name(other))
+    }
+
     /// The temporary.
     pub(super) fn temporary(&self) -> PathBuf {
         self.beside(TEMPORARY_SUFFIX)
@@ -123,7 +132,7 @@ impl LockPaths {
     fn beside(&self, suffix: &str) -> PathBuf {
         let name = self.lock().file_name().unwrap_or_default();
         if name.len() + suffix.len() > NAME_MAX {
-            return self.folder().join(short_name(name.as_encoded_bytes(), suffix));
+            return self.folder().join(short_name(name, suffix, os::IGNORES_CASE));
         }
         let mut path = self.lock().to_owned().into_os_string();
         path.push(suffix);
@@ -131,9 +140,19 @@ impl LockPaths {
     }
 }
 
-/// FNV-1a: every process, of every version, must compute the same name.
-fn short_name(lock_name: &[u8], suffix: &str) -> String {
-    let hash = lock_name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+/// The name of a session file's lock file. Of the two names that a file can have on Windows the long one counts.
+fn lock_name(folder: &Path, name: &OsStr) -> OsString {
+    let mut lock_name = os::long_name(&folder.join(name)).unwrap_or_else(|| name.to_owned());
+    lock_name.push(".lock");
+    lock_name
+}
+
+/// FNV-1a: every process, of every version, must compute the same name. Windows compares names in capitals, so there
+/// all spellings lead to one name.
+fn short_name(lock_name: &OsStr, suffix: &str, ignores_case: bool) -> String {
+    let capitals = ignores_case.then(|| lock_name.to_string_lossy().to_uppercase());
+    let name = capitals.as_deref().map_or(lock_name, OsStr::new).as_encoded_bytes();
+    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("{hash:016x}.lock{suffix}")
@@ -201,6 +220,27 @@ mod tests {
         }
         for name in ["a.lock.new", "a.jsonl.lock.new.new", "0123456789ABCDEF.lock.new", ".queue"] {
             assert_eq!(Named::of(OsStr::new(name)), Named::Other, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_short_name_is_the_same_for_all_spellings_where_case_is_ignored() {
+        let short = |name: &str, ignores| short_name(OsStr::new(name), ".new", ignores);
+        assert_eq!(short("Straße É.lock", true), short("straße é.LOCK", true));
+        assert_ne!(short("Straße É.lock", false), short("straße é.LOCK", false));
+        // What other versions compute, too.
+        assert_eq!(short("chat.jsonl.lock", false), "460c20d896a63560.lock.new");
+        assert_eq!(short("chat.jsonl.lock", true), "b79255db45237380.lock.new");
+    }
+
+    #[test]
+    fn a_spelling_differs_in_case_only() {
+        let paths = |folder: &str, name| LockPaths::in_folder(folder.into(), OsStr::new(name));
+        let chat = paths("/f", "chat É.lock");
+        assert!(chat.is_spelled_otherwise(&paths("/f", "CHAT é.lock")));
+        for (folder, name) in [("/f", "chat É.lock"), ("/f", "chat E.lock"), ("/g", "CHAT É.lock")]
+        {
+            assert!(!chat.is_spelled_otherwise(&paths(folder, name)), "{folder} {name}");
         }
     }
 

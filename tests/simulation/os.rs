@@ -249,6 +249,10 @@ pub fn read(file: &File, _most: usize) -> Result<Vec<u8>> {
     }
 }
 
+pub fn forget_contents(_file: &File) -> Result<()> {
+    Ok(())
+}
+
 pub fn forget_reads(file: &File) -> Result<()> {
     done(call(Call::ForgetReads(file.fd())))
 }
@@ -320,6 +324,11 @@ pub fn create_folders(_path: &Path) -> Result<()> {
 }
 
 pub const HAS_BYTE_LOCKS: bool = true;
+pub const IGNORES_CASE: bool = false;
+
+pub fn long_name(_path: &Path) -> Option<std::ffi::OsString> {
+    None
+}
 
 // --- Locks --------------------------------------------------------------------------------------
 

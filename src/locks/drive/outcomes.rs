@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Caller, Todo, guarded, release, report};
+use super::{Caller, Todo, guarded, release, report, resume};
 use crate::error::Error;
 use crate::locks::lock::HUNG_AFTER;
 use crate::locks::order::{Order, Waiter};
@@ -53,6 +53,16 @@ pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
     };
     (waiter.caller.deliver)(Ok(grant));
     Todo::default()
+}
+
+/// This process holds the lock under another spelling of its name: has its waiters wait there, where it can be shared.
+pub fn wait_for(other: &LockPaths, paths: &LockPaths) {
+    // Under one lock of the mutex: `cancel` finds every waiter in one place or the other.
+    resume(other, |registry, now| {
+        for waiter in registry.entry(paths).lock.take_waiters() {
+            registry.entry(other).lock.acquire(now, waiter);
+        }
+    });
 }
 
 /// Puts a waiter back among the arrivals. Its session file, if it is the first of them, which has to be

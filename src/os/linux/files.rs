@@ -41,6 +41,12 @@ pub fn create_unnamed(folder: &Path) -> Result<File> {
     Ok(rustix::fs::open(folder, flags, unix::MODE)?.into())
 }
 
+/// The next read asks the file system for what is in the file, not the kernel's cache: FUSE can have an inode, and a
+/// cache, for each spelling of one name.
+pub fn forget_contents(file: &File) -> Result<()> {
+    Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
+}
+
 /// Sets atime to the epoch. From then on [`Status::was_read`](crate::os::Status::was_read) says whether a process has read the file; reads
 /// through [`open`] don't count. A file system mounted with `noatime` never reports a read.
 pub fn forget_reads(file: &File) -> Result<()> {

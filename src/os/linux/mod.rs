@@ -13,6 +13,9 @@ pub mod users;
 
 pub use random::random;
 
+/// Names that differ in case are names of two files, on most disks or on some.
+pub const IGNORES_CASE: bool = false;
+
 /// Open files have locks on bytes: `F_OFD_SETLK` of fcntl(2).
 pub const HAS_BYTE_LOCKS: bool = true;
 

@@ -23,6 +23,9 @@ mod stand_in;
 #[cfg(restricted_os)]
 pub use stand_in::{events, process, process_details, random, trust};
 
+/// Names that differ in case are names of two files, on most disks or on some.
+pub const IGNORES_CASE: bool = false;
+
 /// An open file has no locks on bytes that could be relied on. So there is no queue: who waits blocks for the flock of
 /// the lock file.
 pub const HAS_BYTE_LOCKS: bool = false;

@@ -23,6 +23,11 @@ pub fn link_unnamed(_file: &File, _path: &Path) -> Result<()> {
     Err(Errno::OPNOTSUPP)
 }
 
+/// Nothing is known of file systems that need it here.
+pub fn forget_contents(_file: &File) -> Result<()> {
+    Err(Errno::OPNOTSUPP)
+}
+
 /// Reads are not told apart here: every takeover settles.
 pub fn forget_reads(_file: &File) -> Result<()> {
     Err(Errno::OPNOTSUPP)

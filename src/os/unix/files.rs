@@ -2,6 +2,7 @@
 //!
 //! Sources: open(2), flock(2), link(2), rename(2), stat(2).
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -176,6 +177,11 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>> {
 }
 
 // --- Locks --------------------------------------------------------------------------------------
+
+/// A file has no second name that the system made up.
+pub fn long_name(_path: &Path) -> Option<OsString> {
+    None
+}
 
 /// Takes the exclusive flock. `WOULDBLOCK`: another open file has it.
 pub fn flock(file: &File) -> Result<()> {

@@ -23,6 +23,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io;
 use std::mem::offset_of;
+use std::os::windows::ffi::OsStringExt;
 use std::os::windows::fs::{FileExt, OpenOptionsExt};
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle, RawHandle};
 use std::path::{Path, PathBuf};
@@ -42,9 +43,9 @@ use windows_sys::Win32::Storage::FileSystem::{
     FILE_REMOTE_PROTOCOL_INFO, FILE_RENAME_INFO, FILE_SHARE_DELETE, FILE_SHARE_READ,
     FILE_SHARE_WRITE, FILE_STANDARD_INFO, FileAttributeTagInfo, FileBasicInfo,
     FileDispositionInfoEx, FileIdInfo, FileRemoteProtocolInfo, FileRenameInfo, FileStandardInfo,
-    GetFileInformationByHandle, GetFileInformationByHandleEx, LOCKFILE_EXCLUSIVE_LOCK,
-    LOCKFILE_FAIL_IMMEDIATELY, LockFileEx, MoveFileExW, ReOpenFile, SetFileInformationByHandle,
-    UnlockFileEx,
+    FindClose, FindFirstFileW, GetFileInformationByHandle, GetFileInformationByHandleEx,
+    LOCKFILE_EXCLUSIVE_LOCK, LOCKFILE_FAIL_IMMEDIATELY, LockFileEx, MoveFileExW, ReOpenFile,
+    SetFileInformationByHandle, UnlockFileEx, WIN32_FIND_DATAW,
 };
 use windows_sys::Win32::System::IO::OVERLAPPED;
 
@@ -375,6 +376,27 @@ fn move_open(file: &impl AsRawHandle, to: &Path) -> io::Result<()> {
 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
 pub fn real_path(path: &Path) -> Result<PathBuf> {
     std::fs::canonicalize(verbatim(path)).map(plain).map_err(refusal)
+}
+
+/// The long name of the file at `path`, if the path may have the short one that Windows makes up: `CHAT-2~1.JSO` for
+/// `chat-2026.jsonl`. `None`: it can't be a short one, or there is no file. Follows no link.
+pub fn long_name(path: &Path) -> Option<OsString> {
+    let name = path.file_name()?.as_encoded_bytes();
+    // No file's name has these characters, and the call would take them for patterns.
+    if !name.contains(&b'~') || name.iter().any(|byte| br#"*?<>""#.contains(byte)) {
+        return None;
+    }
+    let mut found = WIN32_FIND_DATAW::default();
+    // SAFETY: the path ends with NUL; the call fills this structure.
+    let search =
+        unsafe { FindFirstFileW(wide(verbatim(path).as_os_str()).as_ptr(), &raw mut found) };
+    if search == INVALID_HANDLE_VALUE {
+        return None;
+    }
+    // SAFETY: the search is open, and nobody else's.
+    let _ = unsafe { FindClose(search) };
+    let end = found.cFileName.iter().position(|unit| *unit == 0)?;
+    Some(OsString::from_wide(&found.cFileName[..end]))
 }
 
 /// Creates a folder and those above it that are missing.

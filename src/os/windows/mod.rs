@@ -18,6 +18,9 @@ pub use process::process_details;
 
 use crate::os::{Errno, Result};
 
+/// Names that differ in case are names of one file, but in folders that were set up otherwise.
+pub const IGNORES_CASE: bool = true;
+
 /// A lock on a range can't be asked for, and a blocked call for one can't be ended everywhere (not in Wine).
 pub const HAS_BYTE_LOCKS: bool = false;
 
