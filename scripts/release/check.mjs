@@ -11,7 +11,7 @@ import { pack } from "./pack.mjs";
 import { cache, exists, GLIBC_FLOOR, MACOS_FLOOR, makeFolder, output, readJson, root, TARGETS } from "./targets.mjs";
 
 /** All that users download besides one binary. */
-const MAIN_LIMIT = 60_000;
+const MAIN_LIMIT = 75_000; // 60,000 without what locks over PostgreSQL need
 
 /** A binary with nothing in it is smaller, one with symbols is larger. */
 const BINARY_SIZES = [400_000, 2_000_000];
