@@ -274,10 +274,7 @@ rootTest("a lock between two users excludes, and is taken over when its holder i
   expect(readdirSync(folder)).toEqual([]);
 });
 
-const hasPrlimit = succeeds("prlimit", "--version");
-const limitTest: typeof test = hasPrlimit
-  ? test
-  : (((name: string) => skipAloud(name, "prlimit")) as unknown as typeof test);
+const limitTest = testWith("prlimit");
 
 limitTest("a process without descriptors is refused with EMFILE, and not once it has some", async () => {
   const { folder, sessionFile, lockPath } = newSession();

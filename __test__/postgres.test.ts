@@ -5,12 +5,15 @@ import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import path from "node:path";
 import pg from "pg";
-import { beforeAll, describe, expect, onTestFinished } from "vitest";
+import { beforeAll, describe, expect, onTestFinished, test as testAnywhere } from "vitest";
 
 import { isLockLostError, isLockTimeoutError, LockLostError } from "../index.js";
 import { postgresLocks } from "../postgres.js";
-import { Machine, newLocks, newName, testOnServer as test, useServer } from "./postgres.js";
-import { root, skipAloud, temporaryFolder, until } from "./support.js";
+import { freePort } from "../scripts/postgres-server.mjs";
+import { Machine, newLocks, newName, useServer } from "./postgres.js";
+import { root, temporaryFolder, testWith, until } from "./support.js";
+
+const test = testWith("a PostgreSQL server");
 
 const used = useServer();
 const address = () => used.server.connectionString;
@@ -283,9 +286,7 @@ describe("a lock that is lost", () => {
 
   test("by a cut connection", async () => {
     const name = newName();
-    const proxy = await startProxy();
-    const locks = newLocks({ connectionString: address().replace(/:\d+\/postgres/, `:${proxy.port}/postgres`) });
-    const held = await locks.lock(name);
+    const { held, proxy } = await holdThroughProxy(name);
     const others = newLocks({ connectionString: address() });
     const wait = others.lock(name);
     await until("it waits", async () => (await waitersOf(others, name)) === 1);
@@ -298,9 +299,7 @@ describe("a lock that is lost", () => {
 
   test("by a server that no longer answers: the release rejects after ten seconds", async () => {
     const name = newName();
-    const proxy = await startProxy();
-    const locks = newLocks({ connectionString: address().replace(/:\d+\/postgres/, `:${proxy.port}/postgres`) });
-    const held = await locks.lock(name);
+    const { held, proxy } = await holdThroughProxy(name);
     proxy.pause();
     const startedAt = performance.now();
     expect(await rejection(held.release())).toMatchObject({ how: "connection-lost" });
@@ -568,16 +567,11 @@ describe("what the server may be like", () => {
     await held.release();
   });
 
-  const pgbouncer = spawnSync("pgbouncer", ["--version"]).status === 0;
-  const testPooler: typeof test = pgbouncer
-    ? test
-    : (((name: string) => skipAloud(name, "pgbouncer")) as unknown as typeof test);
-
-  testPooler("a pooler is refused, unless it is said to keep a connection for each client", async () => {
+  testWith("a PostgreSQL server", "pgbouncer")("a pooler is refused, unless it is said to keep a connection for each client", async () => {
     const name = newName();
     for (const mode of ["transaction", "session"]) {
       const port = await startPgBouncer(mode);
-      const connectionString = address().replace(/:\d+\/postgres/, `:${port}/postgres`);
+      const connectionString = addressAt(port);
       const refused = newLocks({ connectionString });
       expect(await rejection(refused.lock(name))).toMatchObject({ code: "ERR_LOCK_POOLER", message: expect.stringMatching(/behindSessionPooler/) });
       if (mode === "session") {
@@ -611,12 +605,7 @@ describe("what the documents say", () => {
     }
   });
 
-  const hasNamespaces = process.getuid?.() === 0 && spawnSync("unshare", ["--net", "ip", "link"]).status === 0;
-  const testMachines: typeof test = hasNamespaces
-    ? test
-    : (((name: string) => skipAloud(name, "network namespaces (root, ip)")) as unknown as typeof test);
-
-  testMachines("two machines lose nothing while one of them is cut off", { timeout: 180_000 }, () => {
+  testWith("a PostgreSQL server", "root", "network namespaces")("two machines lose nothing while one of them is cut off", { timeout: 180_000 }, () => {
     const example = path.join(root, "examples/postgres/two-machines.mjs");
     const { stdout, stderr, status } = spawnSync(process.execPath, [example], { encoding: "utf8" });
     expect({ stderr, status }, stdout).toEqual({ stderr: "", status: 0 });
@@ -642,7 +631,7 @@ describe("arguments", () => {
     ["a schema without a name", { connectionString: "postgres:", schema: "" }, "ERR_INVALID_ARG_VALUE"],
     ["a word for a flag", { connectionString: "postgres:", behindSessionPooler: "yes" }, "ERR_INVALID_ARG_TYPE"],
   ];
-  test.each(wrong)("postgresLocks refuses %s", (_, options, code) => {
+  testAnywhere.each(wrong)("postgresLocks refuses %s", (_, options, code) => {
     expect(() => postgresLocks(options as any)).toThrow(expect.objectContaining({ code }));
   });
 
@@ -653,8 +642,8 @@ describe("arguments", () => {
     ["half a character", "a\ud800", "ERR_INVALID_ARG_VALUE"],
     ["1,001 bytes", "x".repeat(1_001), "ERR_OUT_OF_RANGE"],
   ];
-  test.each(wrongNames)("a lock refuses %s", async (_, name, code) => {
-    const locks = newLocks({ connectionString: address() });
+  testAnywhere.each(wrongNames)("a lock refuses %s", async (_, name, code) => {
+    const locks = newLocks({ connectionString: "postgres://nowhere" });
     expect(await rejection(locks.lock(name as string))).toMatchObject({ code });
     expect(await rejection(locks.tryLock(name as string))).toMatchObject({ code });
     expect(await rejection(locks.withLock(name as string, () => 0))).toMatchObject({ code });
@@ -672,6 +661,15 @@ describe("arguments", () => {
     }
   });
 });
+
+/** The same server on another port. */
+const addressAt = (port: number) => address().replace(/:\d+\/postgres/, `:${port}/postgres`);
+
+async function holdThroughProxy(name: string) {
+  const proxy = await startProxy();
+  const held = await newLocks({ connectionString: addressAt(proxy.port) }).lock(name);
+  return { held, proxy };
+}
 
 /** A proxy before the server, whose connections the test can cut or pause. */
 async function startProxy() {
@@ -697,12 +695,7 @@ async function startProxy() {
 
 async function startPgBouncer(mode: string): Promise<number> {
   const folder = temporaryFolder();
-  const port = await new Promise<number>((resolve) => {
-    const server = net.createServer().listen(0, "127.0.0.1", () => {
-      const { port } = server.address() as net.AddressInfo;
-      server.close(() => resolve(port));
-    });
-  });
+  const port = await freePort();
   const file = path.join(folder, "pgbouncer.ini");
   writeFileSync(path.join(folder, "users"), '"test" ""\n');
   writeFileSync(

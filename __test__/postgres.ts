@@ -2,16 +2,11 @@
 
 import pg from "pg";
 import path from "node:path";
-import { afterAll, beforeAll, onTestFinished, test } from "vitest";
+import { afterAll, beforeAll, onTestFinished } from "vitest";
 
 import { type PostgresLockOptions, type PostgresLocksOptions, postgresLocks } from "../postgres.js";
 import { findPostgres, type PostgresServer as Server, startPostgres } from "../scripts/postgres-server.mjs";
-import { Agent, root, skipAloud } from "./support.js";
-
-/** `test`, or where there is no PostgreSQL server a test that is skipped, and says why. */
-export const testOnServer = findPostgres()
-  ? test
-  : (((name: string) => skipAloud(name, "a PostgreSQL server")) as unknown as typeof test);
+import { Agent, root } from "./support.js";
 
 /** One server for all tests of a file, with the table in it. */
 export function useServer(): { server: Server; sql: pg.Pool } {
@@ -84,15 +79,6 @@ export class Machine {
       name,
       options,
     );
-  }
-
-  /** Whether one attempt over there gets a lock. */
-  tryLock(name: string): Promise<boolean> {
-    return this.agent.run(async ({ kept }, name) => {
-      const lock = await kept.get("locks").tryLock(name);
-      kept.set(name, lock);
-      return lock !== null;
-    }, name);
   }
 
   release(name: string): Promise<void> {

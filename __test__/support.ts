@@ -11,6 +11,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { onTestFinished, test } from "vitest";
 
 import type * as api from "../index.js";
+import { findPostgres } from "../scripts/postgres-server.mjs";
 
 export const root = path.resolve(import.meta.dirname, "..");
 
@@ -291,6 +292,9 @@ const RIGHTS = {
   python3: () => succeeds("python3", "--version"),
   bindfs: () => succeeds("bindfs", "--version") && succeeds("test", "-c", "/dev/fuse"),
   fsfreeze: () => succeeds("fsfreeze", "--version") && succeeds("mkfs.ext4", "-V"),
+  "a PostgreSQL server": () => findPostgres() !== undefined,
+  pgbouncer: () => succeeds("pgbouncer", "--version"),
+  "network namespaces": () => succeeds("unshare", "--net", "ip", "link"),
   prlimit: () => succeeds("prlimit", "--version"),
   "user namespaces": () => succeeds("unshare", "-Ur", "sh", "-c", "echo 0 >/proc/sys/user/max_inotify_instances"),
   // Not only the right to become one: it must also be able to read us, which may be under /root.

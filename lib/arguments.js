@@ -136,18 +136,29 @@ const READERS = {
   processes: (value) => readBoolean("processes", value, false),
 };
 
+/** The options of one attempt, and those of a call that waits. */
+const TRY_LOCK_OPTIONS = ["maxHoldMs", "label", "staleMs", "onWarning"];
+const LOCK_OPTIONS = ["timeoutMs", "signal", ...TRY_LOCK_OPTIONS];
+
 /** The options that are given, checked. Only those in `names` exist. */
 function readStrictOptions(options, names) {
   const read = {};
-  for (const [name, value] of Object.entries(readObject("options", options ?? {}))) {
-    if (!names.includes(name)) {
-      throw argumentError("ERR_INVALID_ARG_VALUE", unknownOption(name, names));
-    }
+  for (const [name, value] of Object.entries(readKnownObject(options ?? {}, names))) {
     if (value !== undefined) {
       read[name] = READERS[name](value);
     }
   }
   return read;
+}
+
+/** Options, of which only those in `names` exist. */
+function readKnownObject(options, names) {
+  const given = readObject("options", options);
+  const unknown = Object.keys(given).find((name) => !names.includes(name));
+  if (unknown !== undefined) {
+    throw argumentError("ERR_INVALID_ARG_VALUE", unknownOption(unknown, names));
+  }
+  return given;
 }
 
 function readStrictMs(name, value, least) {
@@ -172,10 +183,13 @@ function show(value) {
 }
 
 module.exports = {
+  LOCK_OPTIONS,
+  TRY_LOCK_OPTIONS,
   readBoolean,
   readFile,
   readFilePath,
   readFunction,
+  readKnownObject,
   readLabel,
   readLog,
   readMs,

@@ -6,7 +6,7 @@
  */
 
 const native = require("./binary.js");
-const { publishWatchdog } = require("./diagnostics.js");
+const { publishWatchdog, warnHoldExceeded } = require("./diagnostics.js");
 const { quote } = require("./errors.js");
 
 /** What was asked for and has not ended: by ticket, the function that takes the outcome. */
@@ -66,17 +66,8 @@ function warn({ handles, ...exceeded }) {
   const { lockPath, heldForMs, maxHoldMs, label } = exceeded;
   const what = label === undefined ? "" : ` label=${quote(label)}`;
   const message = `releasing lock held for ${heldForMs}ms (max=${maxHoldMs}ms): ${lockPath}${what}`;
-  if (listeners.length === 0) {
-    // Not an error of ours: in another realm (a test in a vm context) Node would refuse it.
-    process.emitWarning(message, { type: "LockWarning", code: WARNING_CODE });
-  }
-  for (const listener of listeners) {
-    const warning = Object.assign(new Error(message), { ...exceeded, code: WARNING_CODE, name: "LockWarning" });
-    queueMicrotask(() => listener(warning)); // what one throws stops no other
-  }
+  warnHoldExceeded(message, exceeded, listeners);
 }
-
-const WARNING_CODE = "LOCK_HOLD_EXCEEDED";
 
 /** Forgets the listeners of locks that were all released at once. Their loss is still to be told. */
 function forgetReleased() {

@@ -1,6 +1,6 @@
 "use strict";
 
-/** What subscribers of `node:diagnostics_channel` are told. Without subscribers it costs nothing. */
+/** What subscribers of `node:diagnostics_channel` are told, which costs nothing without them; and warnings. */
 
 const { channel, tracingChannel } = require("node:diagnostics_channel");
 
@@ -63,6 +63,19 @@ function publishWatchdog(exceeded) {
   }
 }
 
+/** A hold was ended. Its listeners get the warning; if there are none, the process does. */
+function warnHoldExceeded(message, exceeded, listeners) {
+  const code = "LOCK_HOLD_EXCEEDED";
+  if (listeners.length === 0) {
+    // Not an error of ours: in another realm (a test in a vm context) Node would refuse it.
+    process.emitWarning(message, { type: "LockWarning", code });
+  }
+  for (const listener of listeners) {
+    const warning = Object.assign(new Error(message), { ...exceeded, code, name: "LockWarning" });
+    queueMicrotask(() => listener(warning)); // what one throws stops no other
+  }
+}
+
 module.exports = {
   beginWait,
   isTraced,
@@ -72,4 +85,5 @@ module.exports = {
   publishWatchdog,
   traceAcquire,
   wantsLosses,
+  warnHoldExceeded,
 };

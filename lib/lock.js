@@ -3,24 +3,22 @@
 /** The general face: a lock for any file. It excludes everybody, and waits until it has the lock. */
 
 const { acquire, tryAcquire } = require("./acquire.js");
-const { readFile, readStrictOptions } = require("./arguments.js");
+const { LOCK_OPTIONS, TRY_LOCK_OPTIONS, readFile, readStrictOptions } = require("./arguments.js");
 const { DEFAULT_STALE_MS } = require("./defaults.js");
 const { GENERAL } = require("./errors.js");
 const { makeWithLock } = require("./with-lock.js");
 
 function lock(file, options) {
   try {
-    return acquire(readRequest(file, options, ["timeoutMs", "signal", ...COMMON]));
+    return acquire(readRequest(file, options, LOCK_OPTIONS));
   } catch (error) {
     return Promise.reject(error);
   }
 }
 
 function tryLock(file, options) {
-  return tryAcquire(readRequest(file, options, COMMON));
+  return tryAcquire(readRequest(file, options, TRY_LOCK_OPTIONS));
 }
-
-const COMMON = ["maxHoldMs", "label", "staleMs", "onWarning"];
 
 const DEFAULTS = { timeoutMs: Infinity, maxHoldMs: Infinity, staleMs: DEFAULT_STALE_MS };
 
@@ -36,7 +34,7 @@ function readRequest(file, options, names) {
 }
 
 const withLock = makeWithLock({
-  readRequest: (file, options) => readRequest(file, options, ["timeoutMs", "signal", ...COMMON]),
+  readRequest: (file, options) => readRequest(file, options, LOCK_OPTIONS),
   acquire,
   lockPathOf: ({ file }) => lockPathOf(file),
   isOneLock,

@@ -52,11 +52,9 @@ export async function startPostgres({ host = "127.0.0.1", settings = {} } = {}) 
   const control = (...args) => run("pg_ctl", "--pgdata", data, "--log", path.join(folder, "log"), "--wait", ...args);
   control("start");
   return {
-    host,
     port,
     folder,
     connectionString: `postgres://test@${host}:${port}/postgres`,
-    log: () => fs.readFileSync(path.join(folder, "log"), "utf8"),
     /** `fast` ends the connections; `immediate` is a crash. */
     restart: (mode = "fast") => control("restart", "--mode", mode),
     stop() {
@@ -66,7 +64,8 @@ export async function startPostgres({ host = "127.0.0.1", settings = {} } = {}) 
   };
 }
 
-function freePort() {
+/** A port of this machine on which nobody listens. */
+export function freePort() {
   return new Promise((resolve, reject) => {
     const server = net.createServer().once("error", reject);
     server.listen(0, "127.0.0.1", () => {

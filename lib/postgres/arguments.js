@@ -2,7 +2,7 @@
 
 /** Checks the arguments of `postgresLocks` and of its functions. */
 
-const { readBoolean, readObject } = require("../arguments.js");
+const { readBoolean, readKnownObject } = require("../arguments.js");
 const { argumentError } = require("../errors.js");
 
 /** The name is the key of an index, whose entries have at most some 2,700 bytes. */
@@ -34,13 +34,10 @@ function readText(what, value) {
 const NAMES = ["pool", "connectionString", "maxConnections", "schema", "behindSessionPooler"];
 
 function readServer(options) {
-  const given = readObject("options", options);
-  const unknown = Object.keys(given).find((name) => !NAMES.includes(name));
-  if (unknown !== undefined) {
-    const message = `unknown option ${JSON.stringify(unknown)}: there are ${NAMES.join(", ")}`;
-    throw argumentError("ERR_INVALID_ARG_VALUE", message);
-  }
-  const { pool, connectionString, maxConnections = 20, schema = "public", behindSessionPooler } = given;
+  const { pool, connectionString, maxConnections = 20, schema = "public", behindSessionPooler } = readKnownObject(
+    options,
+    NAMES,
+  );
   if ((pool === undefined) === (connectionString === undefined)) {
     throw argumentError("ERR_INVALID_ARG_VALUE", "options must have either pool or connectionString");
   }

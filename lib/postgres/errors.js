@@ -15,9 +15,6 @@ const ADVICE = {
 
 /** The database refused, or could not be reached. `cause` is the error of `pg`. */
 function databaseError(cause) {
-  if (OURS.has(cause?.code)) {
-    return cause;
-  }
   const advice = ADVICE[cause.code];
   const message = `the lock server failed: ${cause.message || cause.code}${advice ? `; ${advice}` : ""}`;
   return Object.assign(new Error(message, { cause }), { code: "ERR_LOCK_DATABASE" });
@@ -35,7 +32,5 @@ function poolerError() {
 function closedError() {
   return Object.assign(new Error("these locks are closed: close() was called"), { code: "ERR_LOCK_CLOSED" });
 }
-
-const OURS = new Set(["ERR_LOCK_DATABASE", "ERR_LOCK_POOLER", "ERR_LOCK_CLOSED"]);
 
 module.exports = { closedError, databaseError, poolerError };

@@ -3,7 +3,7 @@
 /** A lock that this process holds on a server. */
 
 const { quote, GENERAL } = require("../errors.js");
-const { publishLoss, publishWatchdog } = require("../diagnostics.js");
+const { publishLoss, publishWatchdog, warnHoldExceeded } = require("../diagnostics.js");
 
 /** The server's code (SQLSTATE) for a connection that was idle for longer than its `maxHoldMs`. */
 const IDLE_TOO_LONG = "57P05";
@@ -130,13 +130,7 @@ class PostgresLock {
     publishWatchdog(exceeded);
     const what = label === undefined ? "" : ` label=${quote(label)}`;
     const message = `lock held for ${exceeded.heldForMs}ms (max=${maxHoldMs}ms) was ended: ${this.lockPath}${what}`;
-    const code = "LOCK_HOLD_EXCEEDED";
-    if (onWarning) {
-      const warning = Object.assign(new Error(message), { ...exceeded, code, name: "LockWarning" });
-      queueMicrotask(() => onWarning(warning));
-    } else {
-      process.emitWarning(message, { type: "LockWarning", code });
-    }
+    warnHoldExceeded(message, exceeded, onWarning ? [onWarning] : []);
   }
 
   /** As `heldLocks` shows it. */

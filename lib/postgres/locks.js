@@ -9,7 +9,7 @@ const events = require("node:events");
 const os = require("node:os");
 const path = require("node:path");
 
-const { readStrictOptions } = require("../arguments.js");
+const { LOCK_OPTIONS, TRY_LOCK_OPTIONS, readStrictOptions } = require("../arguments.js");
 const { beginWait, isTraced, publishWait, traceAcquire } = require("../diagnostics.js");
 const { GENERAL, quote } = require("../errors.js");
 const { makeWithLock } = require("../with-lock.js");
@@ -151,14 +151,14 @@ function postgresLocks(options) {
     fence: server.fence,
   });
 
-  const readWaiting = (name, options) => readRequest(name, options, ["timeoutMs", "signal", ...COMMON]);
+  const readWaiting = (name, options) => readRequest(name, options, LOCK_OPTIONS);
 
   async function lock(name, options) {
     return acquire(readWaiting(name, options));
   }
 
   async function tryLock(name, options) {
-    const request = readRequest(name, options, COMMON);
+    const request = readRequest(name, options, TRY_LOCK_OPTIONS);
     closing.signal.throwIfAborted();
     return attempt(request);
   }
@@ -215,8 +215,6 @@ function postgresLocks(options) {
 
   return { lock, tryLock, withLock, inspectLock, heldLocks, migrate, close };
 }
-
-const COMMON = ["maxHoldMs", "label", "staleMs", "onWarning"];
 
 function thisProcess() {
   return { pid: process.pid, comm: path.parse(process.execPath).name, host: os.hostname() };

@@ -211,7 +211,8 @@ pub fn facts_of(
 ) -> Result<Option<Facts>> {
     let status = os::status_of(&file.file).during("fstat", path)?;
     let is_trusted = file.is_trusted();
-    let bytes = match if is_trusted { read(&file.file) } else { read_afresh(&file.file) } {
+    let read = if is_trusted { read } else { read_afresh };
+    let bytes = match read(&file.file) {
         Ok(bytes) => bytes,
         Err(Errno::STALE) => return Ok(None),
         Err(errno) => return Err(errno).during("read", path),

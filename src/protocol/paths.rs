@@ -106,11 +106,14 @@ impl LockPaths {
 
     /// Whether the two names differ only in case. Then they may name one file.
     pub fn is_spelled_otherwise(&self, other: &Self) -> bool {
-        let letters = |name: &str| name.chars().flat_map(char::to_lowercase).collect::<Vec<_>>();
-        let name = |paths: &Self| paths.lock().file_name()?.to_str().map(letters);
         self != other
             && self.folder() == other.folder()
-            && name(self).is_some_and(|own| Some(own) == name(other))
+            && self.letters().zip(other.letters()).is_some_and(|(own, its)| own.eq(its))
+    }
+
+    /// The letters of the lock file's name, all in one case. `None`: the name is not Unicode.
+    fn letters(&self) -> Option<impl Iterator<Item = char>> {
+        Some(self.lock().file_name()?.to_str()?.chars().flat_map(char::to_lowercase))
     }
 
     /// The temporary.

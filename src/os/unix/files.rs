@@ -176,12 +176,12 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-// --- Locks --------------------------------------------------------------------------------------
-
 /// A file has no second name that the system made up.
 pub fn long_name(_path: &Path) -> Option<OsString> {
     None
 }
+
+// --- Locks --------------------------------------------------------------------------------------
 
 /// Takes the exclusive flock. `WOULDBLOCK`: another open file has it.
 pub fn flock(file: &File) -> Result<()> {
