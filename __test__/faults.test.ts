@@ -203,6 +203,20 @@ for (const error of ["ENOLCK", "EIO"]) {
   }
 }
 
+straceTest("where no timer may be set, an acquire is refused at once, free or held", async () => {
+  const { sessionFile, lockPath } = newSession();
+  const [holder, agent] = await Promise.all([Agent.start(), Agent.start()]);
+  await trace(agent, ...inject("timerfd_settime", "error=EPERM"));
+  const refused = { code: "EPERM", path: expect.stringContaining(sessionFile) };
+  expect(await refusal(agent, { sessionFile })).toMatchObject(refused);
+  expect(existsSync(lockPath)).toBe(false);
+  await holder.acquire({ sessionFile });
+  const failure = await refusal(agent, { sessionFile });
+  expect(failure).toMatchObject(refused);
+  expect(failure.afterMs).toBeLessThan(PROMPT_MS);
+  await holder.release(sessionFile);
+});
+
 // --- Few descriptors --------------------------------------------------------------------------------
 
 testWith("prlimit")("with few descriptors an acquire is refused, or its watchdog works", async () => {
