@@ -203,6 +203,8 @@ for (const error of ["ENOLCK", "EIO"]) {
   }
 }
 
+// --- No timers -------------------------------------------------------------------------------------
+
 straceTest("where no timer may be set, an acquire is refused at once, free or held", async () => {
   const { sessionFile, lockPath } = newSession();
   const [holder, agent] = await Promise.all([Agent.start(), Agent.start()]);
