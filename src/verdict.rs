@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 
-use crate::os::{Lease, Process};
+use crate::os::{Lease, Process, Trust};
 use crate::process::{Own, may_be_called};
 use crate::record::Record;
 
@@ -23,8 +23,8 @@ pub struct Facts {
     pub flock: Flock,
     /// Whether anybody has it open for writing. Not asked where the answer would mean nothing.
     pub writer: Lease,
-    /// Whether the file system is this kernel's own, so that its locks mean what they say.
-    pub is_trusted: bool,
+    /// What locks on this file system prove.
+    pub trust: Trust,
     /// Whether this very process holds the lock, as far as it knows.
     pub is_held_here: bool,
     /// When it was last written, by a clock that anybody may set; milliseconds since the epoch.
@@ -42,6 +42,8 @@ pub enum Flock {
     Theirs,
     /// We have it, so nobody else has.
     Ours,
+    /// Nobody had it when we asked. We can't have it ourselves: NFS gives it to writers only.
+    Free,
     /// The file system has no flocks, or can't tell.
     Unknown,
 }
@@ -376,7 +378,8 @@ impl Facts {
     /// Whether the record promises a flock and nobody has it: the writer does not hold the lock any more.
     pub fn has_lost_its_flock(&self) -> bool {
         let is_promised = self.record.as_ref().is_some_and(Record::promises_flock);
-        is_promised && self.is_trusted && self.flock == Flock::Ours
+        let is_free = matches!(self.flock, Flock::Ours | Flock::Free);
+        is_promised && self.trust >= Trust::Flocks && is_free
     }
 
     /// Judges what was seen, as of an instant in milliseconds since the epoch.
@@ -468,7 +471,7 @@ impl Facts {
         if differ(record.boot_id.as_ref(), own.boot_id.as_ref()) {
             // Another boot of this machine, or, where a folder is shared, another machine. A disk of ours can
             // be shared with a virtual machine: then this machine has the file open in its name.
-            return if self.is_trusted && self.writer == Lease::Granted {
+            return if self.trust == Trust::Everything && self.writer == Lease::Granted {
                 Evidence::Gone(Ground::OtherBoot, Reason::DeadPid)
             } else {
                 Evidence::Maybe

@@ -48,7 +48,7 @@ pub use system::files::{
     reopen_for_writing, replace, status_at, status_of, touch, unlink, unlock, unlock_bytes, write,
 };
 pub use system::process::{boot_id, find_process, own_pid, own_process, own_user, pid_namespace};
-pub use system::trust::is_trusted;
+pub use system::trust::trust;
 pub use system::users::{flock_waiters, open_files, process_details};
 pub use system::{HAS_BYTE_LOCKS, IGNORES_CASE};
 pub use timers::{
@@ -89,6 +89,21 @@ pub struct FileId {
     pub device: u64,
     /// The file on it.
     pub inode: u64,
+}
+
+/// What the locks on a file system prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trust {
+    /// A taken flock proves that somebody has it. A free one proves nothing: somebody may have one that we
+    /// don't see.
+    Nothing,
+    /// A file server keeps the flocks of all its clients, and frees those of a client that is gone. A client
+    /// that has lost its flock so gets `EIO` from reading the file. An exclusive flock needs a descriptor that
+    /// is open for writing.
+    Flocks,
+    /// The file system belongs to this kernel: flocks, leases, byte locks, events and inode numbers mean what
+    /// they mean on a local disk.
+    Everything,
 }
 
 /// What is at a path instead of a regular file.

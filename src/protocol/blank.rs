@@ -3,7 +3,7 @@
 
 use super::paths::LockPaths;
 use crate::error::{Context, Result};
-use crate::os::{self, Errno, File, FileId};
+use crate::os::{self, Errno, File, FileId, Trust};
 use crate::record::DeclaredWitness;
 
 /// A new, flocked file. Unless it gets a name, it vanishes when it is closed.
@@ -47,7 +47,8 @@ impl Blank {
         let id = os::status_of(file).during("fstat", paths.lock())?.id;
         // May fail: the file system has no flocks, or a contender judges the file just now.
         let is_flocked = os::flock(file).is_ok();
-        let witness = (is_flocked && os::is_trusted(file, id)).then_some(DeclaredWitness::Flock);
+        let witness =
+            (is_flocked && os::trust(file, id) >= Trust::Flocks).then_some(DeclaredWitness::Flock);
         let mut random = [0; 16];
         os::random(&mut random).during("getrandom", paths.lock())?;
         let token = format!("{:032x}", u128::from_ne_bytes(random));

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::paths::LockPaths;
 use super::queue::Place;
 use crate::error::{Context, Error, Result};
-use crate::os::{self, Errno, File, FileId, FileKind, Lease, Status};
+use crate::os::{self, Errno, File, FileId, FileKind, Lease, Status, Trust};
 use crate::process;
 use crate::record::{self, Record};
 use crate::verdict::{Facts, Flock, LookUp};
@@ -37,9 +37,33 @@ pub struct HeldLock {
 }
 
 impl LockFile {
-    /// Whether it is on a trusted file system.
+    /// What its locks prove.
+    pub fn trust(&self) -> Trust {
+        os::trust(&self.file, self.id)
+    }
+
+    /// Tries to take the flock, and says who has it.
+    pub fn try_flock(&self) -> Flock {
+        match os::flock(&self.file) {
+            Ok(()) => Flock::Ours,
+            Err(Errno::WOULDBLOCK) => Flock::Theirs,
+            // NFS grants an exclusive flock only on a descriptor open for writing (flock(2)), so ask for a shared
+            // one. NFS refuses it while somebody has the exclusive one.
+            Err(Errno::BADF) => match os::flock_shared(&self.file) {
+                Ok(()) => {
+                    let _ = os::unlock(&self.file); // on failure it ends with the open file
+                    Flock::Free
+                }
+                Err(Errno::WOULDBLOCK) => Flock::Theirs,
+                Err(_) => Flock::Unknown,
+            },
+            Err(_) => Flock::Unknown,
+        }
+    }
+
+    /// Whether it is on a file system of this kernel.
     pub fn is_trusted(&self) -> bool {
-        os::is_trusted(&self.file, self.id)
+        self.trust() == Trust::Everything
     }
 }
 
@@ -85,7 +109,13 @@ impl HeldLock {
 
     /// Asks the file system whether the lock file is still ours.
     pub fn is_at_its_path(&self) -> Result<bool> {
-        names(self.paths.lock(), &self.file, Some(&self.token))
+        Ok(!self.is_revoked() && names(self.paths.lock(), &self.file, Some(&self.token))?)
+    }
+
+    /// Whether a file server has freed our flock, because it had not heard of this machine for too long. Then the
+    /// kernel refuses to read the file with `EIO` (fs/nfs/nfs4state.c, `NFS_LOCK_LOST`).
+    fn is_revoked(&self) -> bool {
+        self.file.trust() == Trust::Flocks && read_afresh(&self.file.file) == Err(Errno::IO)
     }
 
     /// Whether `path` names this very file, too: another spelling, where the file system ignores case. A hard link is none.
@@ -210,23 +240,22 @@ pub fn facts_of(
     is_held_here: bool,
 ) -> Result<Option<Facts>> {
     let status = os::status_of(&file.file).during("fstat", path)?;
-    let is_trusted = file.is_trusted();
-    let read = if is_trusted { read } else { read_afresh };
+    let trust = file.trust();
+    let read = if trust == Trust::Everything { read } else { read_afresh };
     let bytes = match read(&file.file) {
         Ok(bytes) => bytes,
         Err(Errno::STALE) => return Ok(None),
         Err(errno) => return Err(errno).during("read", path),
     };
-    // A flock is proof enough. On an untrusted file system a refused lease means nothing: NFS refuses without a
-    // delegation.
-    let asks = is_trusted && flock != Flock::Theirs;
+    // A flock is proof enough. Elsewhere a refused lease means nothing: NFS refuses without a delegation.
+    let asks = trust == Trust::Everything && flock != Flock::Theirs;
     let writer = if asks { os::lease(&file.file) } else { Lease::Unanswered };
     let mut facts = Facts {
         is_foreign: record::is_foreign(&bytes),
         record: Record::decode(&bytes),
         flock,
         writer,
-        is_trusted,
+        trust,
         is_held_here,
         modified_ms: status.modified_ms,
         changed_ms: status.changed_ms,

@@ -17,7 +17,7 @@ use super::obstacle::Kind;
 use super::takeover::{self, Takeover};
 use super::{Claim, HeldLock, LockPaths, Look, ROUNDS, guard, look, queue, temporary};
 use crate::error::{Error, Result};
-use crate::os::{self, Errno, Lease};
+use crate::os::{self, Lease};
 use crate::process;
 use crate::record::{MAX_BYTES, Record};
 use crate::verdict::{Facts, Flock, LookUp, Report, Verdict};
@@ -113,11 +113,7 @@ pub fn facts(paths: &LockPaths) -> Result<Option<Facts>> {
         return Ok(None);
     };
     let file = LockFile { file, id: status.id };
-    let flock = match os::flock(&file.file) {
-        Err(Errno::WOULDBLOCK) => Flock::Theirs,
-        Ok(()) => Flock::Ours,
-        Err(_) => Flock::Unknown,
-    };
+    let flock = file.try_flock();
     let facts = facts_of(paths.lock(), &file, flock, false);
     if flock == Flock::Ours {
         unlock(paths.lock(), &file)?;

@@ -46,7 +46,7 @@ pub use queue::{Place, Turn, is_waited_for};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::os::{self, Errno};
+use crate::os::{self, Errno, Trust};
 use crate::process;
 use crate::verdict::{Facts, Flock};
 
@@ -218,7 +218,8 @@ pub fn is_free(paths: &LockPaths, claim: &Claim) -> bool {
 /// Whether a folder is on a trusted file system.
 pub fn is_trusted_folder(folder: &std::path::Path) -> bool {
     os::open(folder).is_ok_and(|folder| {
-        os::status_of(&folder).is_ok_and(|status| os::is_trusted(&folder, status.id))
+        os::status_of(&folder)
+            .is_ok_and(|status| os::trust(&folder, status.id) == Trust::Everything)
     })
 }
 
@@ -230,7 +231,7 @@ enum Look {
     Vacant,
     /// A lock that has to be respected.
     Alive(Kind),
-    /// A dead lock. We have its flock, where the file system has flocks.
+    /// A dead lock. We have its flock, where the file system gives it to readers.
     Dead(LockFile, Box<Facts>),
     /// It changed while we looked.
     Moved,
@@ -241,7 +242,7 @@ impl Look {
     fn is_trusted(&self) -> bool {
         match self {
             Self::Alive(Kind::Flocked(file)) => file.is_trusted(),
-            Self::Alive(Kind::Respected { facts, .. }) => facts.is_trusted,
+            Self::Alive(Kind::Respected { facts, .. }) => facts.trust == Trust::Everything,
             _ => false,
         }
     }
@@ -260,24 +261,11 @@ fn look(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
         Err(error) => return Err(error),
     };
     let file = LockFile { file, id: status.id };
-    let flock = match os::flock(&file.file) {
-        Ok(()) => Flock::Ours,
+    match file.try_flock() {
         // The flock proves that the holder is alive: the record is not needed.
-        Err(Errno::WOULDBLOCK) => return Ok(Look::Alive(Kind::Flocked(file))),
-        // NFS grants an exclusive flock only on a descriptor open for writing (flock(2)), so ask for a shared
-        // one. NFS refuses it while somebody has the exclusive one. A granted one proves nothing.
-        Err(Errno::BADF) => match os::flock_shared(&file.file) {
-            Err(Errno::WOULDBLOCK) => return Ok(Look::Alive(Kind::Flocked(file))),
-            answer => {
-                if answer.is_ok() {
-                    unlock(path, &file)?;
-                }
-                Flock::Unknown
-            }
-        },
-        Err(_) => Flock::Unknown,
-    };
-    look_at(paths, claim, file, flock, now_ms)
+        Flock::Theirs => Ok(Look::Alive(Kind::Flocked(file))),
+        flock => look_at(paths, claim, file, flock, now_ms),
+    }
 }
 
 /// The same for a lock file that is open, and whose flock may be ours.

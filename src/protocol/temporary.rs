@@ -113,11 +113,10 @@ pub fn sweep(path: &Path, claim: &Claim, dead: Option<&LockFile>) -> Result<bool
 }
 
 fn is_abandoned(path: &Path, file: &LockFile, claim: &Claim) -> Result<bool> {
-    let flock = match os::flock(&file.file) {
-        Ok(()) => Flock::Ours,
-        Err(Errno::WOULDBLOCK) => return Ok(false),
-        Err(_) => Flock::Unknown,
-    };
+    let flock = file.try_flock();
+    if flock == Flock::Theirs {
+        return Ok(false);
+    }
     let Some(facts) = facts_of(path, file, flock, false)? else {
         return Ok(true);
     };

@@ -1,6 +1,6 @@
 //! The judgement: facts in, a verdict and its ground out.
 
-use session_write_lock::os::{Executable, Lease, Process};
+use session_write_lock::os::{Executable, Lease, Process, Trust};
 use session_write_lock::process::Own;
 use session_write_lock::record::{DeclaredWitness, Record, to_iso};
 use session_write_lock::verdict::{
@@ -27,7 +27,7 @@ fn seen(record: Record) -> Facts {
         record: Some(record),
         flock: Flock::Ours,
         writer: Lease::Granted,
-        is_trusted: true,
+        trust: Trust::Everything,
         is_held_here: false,
         modified_ms: NOW,
         changed_ms: NOW,
@@ -84,8 +84,16 @@ fn a_flock_holders_record_without_a_flock_is_dead_even_if_its_process_lives() {
         assert_eq!(judged(&facts), (Verdict::Dead, Ground::FlockGone));
     }
     // ... but not where a flock may be another machine's.
-    let far = Facts { is_trusted: false, writer: Lease::Unanswered, ..seen(record) };
+    let far = Facts { trust: Trust::Nothing, writer: Lease::Unanswered, ..seen(record) };
     assert_eq!(judged(&far), (Verdict::Held, Ground::ThisProcess));
+    // A file server knows the flocks of all machines. Readers can only ask there whether one is free.
+    for flock in [Flock::Ours, Flock::Free] {
+        let served = Facts { trust: Trust::Flocks, flock, ..far.clone() };
+        assert_eq!(judged(&served), (Verdict::Dead, Ground::FlockGone));
+        assert_eq!(judged(&Facts { flock, ..far.clone() }), (Verdict::Held, Ground::ThisProcess));
+    }
+    let unknown = Facts { trust: Trust::Flocks, flock: Flock::Unknown, ..far };
+    assert_eq!(judged(&unknown), (Verdict::Held, Ground::ThisProcess));
 }
 
 #[test]
@@ -126,7 +134,7 @@ fn another_boot_is_gone_on_a_trusted_file_system_where_nobody_has_the_file_open(
     assert_eq!(judged(&local), (Verdict::Dead, Ground::OtherBoot));
     let unasked = Facts { writer: Lease::Unanswered, ..local.clone() };
     assert_eq!(judged(&unasked), (Verdict::Unknown, Ground::NoProof));
-    let shared = Facts { is_trusted: false, writer: Lease::Unanswered, ..local };
+    let shared = Facts { trust: Trust::Nothing, writer: Lease::Unanswered, ..local };
     assert_eq!(judged(&shared), (Verdict::Unknown, Ground::NoProof));
 }
 

@@ -35,6 +35,14 @@ fn done(answer: Answer) -> Result<()> {
 
 pub type Result<T> = std::result::Result<T, Errno>;
 
+#[allow(dead_code, reason = "no file server is simulated")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trust {
+    Nothing,
+    Flocks,
+    Everything,
+}
+
 /// An open file. Clones share it; the kernel counts them.
 pub struct File(Fd);
 
@@ -407,8 +415,8 @@ fn ask_by_lease(file: &File, exclusive: bool) -> Lease {
     }
 }
 
-pub fn is_trusted(_file: &File, _id: FileId) -> bool {
-    replay::is_trusted()
+pub fn trust(_file: &File, _id: FileId) -> Trust {
+    if replay::is_trusted() { Trust::Everything } else { Trust::Nothing }
 }
 
 // --- Processes, clocks, chance ------------------------------------------------------------------

@@ -121,24 +121,34 @@ pub fn watch_loss(handle: Handle, tell: TellLoss) {
     };
     if is_new {
         let its_paths = paths.clone();
-        let watch = os::on_change(held.file(), move || {
-            happen_by_timer(&its_paths, |lock, _| lock.check_path());
-        });
+        // Another machine's changes are not reported.
+        let watch = if held.is_trusted() {
+            os::on_change(held.file(), move || {
+                happen_by_timer(&its_paths, |lock, _| lock.check_path());
+            })
+        } else {
+            Err(Errno::NOSYS)
+        };
         keep_watch(&paths, &held, Check::Loss, watch);
     }
     // The lock may have been lost before the watch was set up.
     happen_here(&paths, |lock, _| lock.check_path());
 }
 
-/// What is checked once a second without inotify.
+/// What is checked by time where no event tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Check {
     Loss,
     Waiters,
 }
 
-/// Keeps the watch for as long as the lock is held. Without one, makes the check once a second, unless that is
-/// done already.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The same where each check asks a file server.
+const EVERY_ON_A_SERVER: Duration = Duration::from_secs(5);
+
+/// Keeps the watch for as long as the lock is held. Without one, makes the check by time, unless that is done
+/// already.
 fn keep_watch(paths: &LockPaths, held: &Arc<HeldLock>, check: Check, watch: os::Result<os::Watch>) {
     let begins_to_check = with_registry(|registry| {
         let Some(entry) = registry.locks.get_mut(paths).filter(|entry| entry.lock.holds(held))
@@ -157,24 +167,23 @@ fn keep_watch(paths: &LockPaths, held: &Arc<HeldLock>, check: Check, watch: os::
         false
     });
     if begins_to_check {
-        check_later(paths.clone(), Arc::downgrade(held), check);
+        let every = if held.is_trusted() { EVERY } else { EVERY_ON_A_SERVER };
+        check_later(paths.clone(), Arc::downgrade(held), check, every);
     }
 }
 
-fn check_later(paths: LockPaths, held: Weak<HeldLock>, check: Check) {
-    const EVERY: Duration = Duration::from_secs(1);
-
+fn check_later(paths: LockPaths, held: Weak<HeldLock>, check: Check, every: Duration) {
     let ring = move || {
         if held.strong_count() > 0 {
             match check {
                 Check::Loss => happen_by_timer(&paths, |lock, _| lock.check_path()),
                 Check::Waiters => look_for_waiters(&paths),
             }
-            check_later(paths, held, check);
+            check_later(paths, held, check, every);
         }
     };
     // Without a thread the signal never fires; `lock.held` still works.
-    os::at(os::now() + EVERY, ring).into_iter().for_each(os::Timer::detach);
+    os::at(os::now() + every, ring).into_iter().for_each(os::Timer::detach);
 }
 
 /// See [`super::super::watch_wanted`].

@@ -1,27 +1,36 @@
 //! Which file systems to trust.
 //!
-//! Sources: statfs(2), linux/magic.h, `proc_pid_mountinfo(5)`, statx(2).
+//! Sources: statfs(2), linux/magic.h, `proc_pid_mountinfo(5)`, statx(2), nfs(5), flock(2).
 
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::AtFlags;
 
 use super::files::File;
-use crate::os::{Errno, FileId, Result};
+use crate::os::{Errno, FileId, Result, Trust};
 
-/// Whether flocks, leases and inode numbers on this file (`id`) mean what they mean on a local disk.
+/// What locks on this file (`id`) prove.
 ///
 /// On a network or FUSE mount, locks of another machine, or of another mount of the same folder, are invisible.
-/// So a file system is trusted only if it is known to belong to one kernel.
+/// So a file system is trusted only if it is known to belong to one kernel. Over NFS 4 flocks are the server's,
+/// which also frees those of a client that is gone (RFC 8881, 8.3 and 8.4; flock(2), *NFS details*). Before
+/// that, `local_lock` and `nolock` make them local, and nobody frees them.
 #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "`f_type` differs by target")]
-pub fn is_trusted(file: &File, id: FileId) -> bool {
+pub fn trust(file: &File, id: FileId) -> Trust {
     let Ok(file_system) = rustix::fs::fstatfs(file) else {
-        return false;
+        return Trust::Nothing;
     };
     let magic = file_system.f_type as u64 & 0xffff_ffff;
     let has_device = rustix::fs::major(id.device) != 0;
-    TRUSTED.contains(&magic) && (has_device || !is_9p(file))
+    if magic == NFS {
+        let is_nfs4 = mount_kind(file) == Some(MountKind::Nfs4);
+        return if is_nfs4 { Trust::Flocks } else { Trust::Nothing };
+    }
+    let is_local = || has_device || mount_kind(file) == Some(MountKind::Other);
+    if TRUSTED.contains(&magic) && is_local() { Trust::Everything } else { Trust::Nothing }
 }
+
+const NFS: u64 = 0x6969;
 
 /// `f_type` of the file systems that belong to one kernel (statfs(2), linux/magic.h).
 const TRUSTED: [u64; 14] = [
@@ -41,24 +50,28 @@ const TRUSTED: [u64; 14] = [
     0x7366_746e, // ntfs3
 ];
 
-/// 9p repeats the host's `f_type`; `/proc/self/mountinfo` has the real one. An error counts as 9p.
+/// What `f_type` does not tell: 9p repeats the host's, and all versions of NFS share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MountKind {
+    NinePlan,
+    Nfs4,
+    Other,
+}
+
+/// Looks the file's mount up in `/proc/self/mountinfo`. `None`: can't know.
 ///
 /// `mountinfo` is long on some machines, so the answer is cached by mount and device. A wrong hit would need
 /// both numbers to be reused together.
-fn is_9p(file: &File) -> bool {
-    static KNOWN: Mutex<Vec<((u64, u64), bool)>> = Mutex::new(Vec::new());
-    let Ok(mount) = mount(file) else {
-        return true;
-    };
+fn mount_kind(file: &File) -> Option<MountKind> {
+    static KNOWN: Mutex<Vec<((u64, u64), MountKind)>> = Mutex::new(Vec::new());
+    let mount = mount(file).ok()?;
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, is_9p)) = known.iter().find(|(key, _)| *key == mount) {
-        return *is_9p;
+    if let Some((_, kind)) = known.iter().find(|(key, _)| *key == mount) {
+        return Some(*kind);
     }
-    let Some(kind) = mount_type(mount.0) else {
-        return true;
-    };
-    known.push((mount, kind == "9p"));
-    kind == "9p"
+    let kind = kind_of(mount.0)?;
+    known.push((mount, kind));
+    Some(kind)
 }
 
 /// The ids of the mount and of the device.
@@ -72,8 +85,15 @@ fn mount(file: &File) -> Result<(u64, u64)> {
     Ok((stat.stx_mnt_id, rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)))
 }
 
-fn mount_type(id: u64) -> Option<String> {
+fn kind_of(id: u64) -> Option<MountKind> {
     let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
-    let is_it = |mount: &procfs::process::MountInfo| u64::try_from(mount.mnt_id) == Ok(id);
-    mounts.into_iter().find(is_it).map(|mount| mount.fs_type)
+    let mount = mounts.into_iter().find(|mount| u64::try_from(mount.mnt_id) == Ok(id))?;
+    let version = mount.super_options.get("vers").and_then(Option::as_deref);
+    Some(match mount.fs_type.as_str() {
+        "9p" => MountKind::NinePlan,
+        "nfs" | "nfs4" if version.is_some_and(|version| version.starts_with('4')) => {
+            MountKind::Nfs4
+        }
+        _ => MountKind::Other,
+    })
 }

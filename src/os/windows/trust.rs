@@ -9,15 +9,15 @@ use std::os::windows::io::AsRawHandle;
 use windows_sys::Win32::Storage::FileSystem::GetVolumeInformationByHandleW;
 
 use super::files::{File, is_local};
-use crate::os::FileId;
+use crate::os::{FileId, Trust};
 
 /// The file systems whose locks and file numbers mean what the protocol needs, on a disk of this machine.
 const TRUSTED: [&str; 2] = ["NTFS", "ReFS"];
 
-/// Whether locks and file numbers on this file mean what they mean on a local disk. A share is not one, whatever
-/// file system its server has.
-pub fn is_trusted(file: &File, _id: FileId) -> bool {
-    file_system(file).is_some_and(|name| TRUSTED.contains(&name.as_str())) && is_local(file)
+/// What locks on this file prove. A share is not trusted, whatever file system its server has.
+pub fn trust(file: &File, _id: FileId) -> Trust {
+    let is_known = file_system(file).is_some_and(|name| TRUSTED.contains(&name.as_str()));
+    if is_known && is_local(file) { Trust::Everything } else { Trust::Nothing }
 }
 
 fn file_system(file: &File) -> Option<String> {
