@@ -5,7 +5,7 @@
 
 const MOD = "src/protocol/mod.rs";
 const TAKEOVER = "src/protocol/takeover.rs";
-const FILE = "src/protocol/file.rs";
+const HELD = "src/protocol/held.rs";
 const QUEUE = "src/protocol/queue.rs";
 const TEMPORARY = "src/protocol/temporary.rs";
 const PUBLISH = "src/protocol/publish.rs";
@@ -134,17 +134,17 @@ export const MUTANTS = [
   // --- Releasing
   {
     name: "a release removes only its own",
-    edits: [[FILE, "            if ours {\n                remove_ours(", "            if ours || true {\n                remove_ours("]],
+    edits: [[HELD, "            if ours {\n                remove_ours(", "            if ours || true {\n                remove_ours("]],
     by: BESIDE_OLDER,
   },
   {
     name: "a release unlinks before it unlocks",
-    edits: [[FILE, "let was_ours = self.is_at", "let _ = unlock(self.paths.lock(), &self.file);\n        let was_ours = self.is_at"]],
+    edits: [[HELD, "let was_ours = self.is_at", "let _ = unlock(self.paths.lock(), &self.file);\n        let was_ours = self.is_at"]],
     by: "machines",
   },
   {
     name: "the turn is given back last",
-    edits: [[FILE, "let was_ours = self.is_at", "if let Some(place) = &self.place {\n            place.clone().give_up();\n        }\n        let was_ours = self.is_at"]],
+    edits: [[HELD, "let was_ours = self.is_at", "if let Some(place) = &self.place {\n            place.clone().give_up();\n        }\n        let was_ours = self.is_at"]],
     by: "rules::the_next_sleeps_until_the_holder_has_released",
   },
   // --- The queue
@@ -205,7 +205,7 @@ export const MUTANTS = [
   },
   {
     name: "a holder keeps its place",
-    edits: [[FILE, "Self { place, ..self }", "if let Some(place) = place {\n            place.leave();\n        }\n        self"]],
+    edits: [[HELD, "Self { place, ..self }", "if let Some(place) = place {\n            place.leave();\n        }\n        self"]],
     by: "rules::the_next_sleeps_until_the_holder_has_released",
   },
   {

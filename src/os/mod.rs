@@ -43,9 +43,10 @@ pub use std::time::Instant;
 pub use errno::Errno;
 pub use system::files::{
     File, byte_wait, create_folders, create_new, create_or_open, create_unnamed, exchange, flock,
-    flock_shared, flock_wait, forget_contents, forget_reads, is_open_elsewhere, lease, link,
-    link_unnamed, list, lock_all_bytes, lock_byte, locked_byte, long_name, open, read, real_path,
-    reopen_for_writing, replace, status_at, status_of, touch, unlink, unlock, unlock_bytes, write,
+    flock_shared, flock_wait, forget_contents, forget_names, forget_reads, is_open_elsewhere,
+    lease, link, link_unnamed, list, lock_all_bytes, lock_byte, locked_byte, long_name, open, read,
+    real_path, reopen_for_writing, replace, status_at, status_of, touch, unlink, unlock,
+    unlock_bytes, write,
 };
 pub use system::process::{boot_id, find_process, own_pid, own_process, own_user, pid_namespace};
 pub use system::trust::trust;

@@ -1,18 +1,17 @@
 //! The *blank*: our future lock file, still without a record and without a name. A process in the queue makes
 //! one while it waits, so that less work is left when its turn comes.
 
+use super::file::LockFile;
 use super::paths::LockPaths;
 use crate::error::{Context, Result};
-use crate::os::{self, Errno, File, FileId, Trust};
+use crate::os::{self, Errno, File, Trust};
 use crate::record::DeclaredWitness;
 
 /// A new, flocked file. Unless it gets a name, it vanishes when it is closed.
 #[derive(Debug, Clone)]
 pub struct Blank {
     /// The open file, which owns the flock.
-    pub file: File,
-    /// Device and inode.
-    pub id: FileId,
+    pub file: LockFile,
     /// What its record will promise.
     pub witness: Option<DeclaredWitness>,
     /// 128 random bits in hexadecimal, for the record.
@@ -34,7 +33,7 @@ impl Blank {
     /// finds room for the file now, and has less to do when the record is written.
     pub fn create_ahead(paths: &LockPaths) -> Option<Self> {
         let blank = Self::create(paths).ok().flatten()?;
-        let _ = os::write(&blank.file, b" ", 0); // on failure, writing the record fails as well, and says so
+        let _ = os::write(&blank.file.file, b" ", 0); // on failure, writing the record fails as well, and says so
         Some(blank)
     }
 
@@ -47,11 +46,11 @@ impl Blank {
         let id = os::status_of(file).during("fstat", paths.lock())?.id;
         // May fail: the file system has no flocks, or a contender judges the file just now.
         let is_flocked = os::flock(file).is_ok();
-        let witness =
-            (is_flocked && os::trust(file, id) >= Trust::Flocks).then_some(DeclaredWitness::Flock);
+        let file = LockFile::new(file.clone(), id);
+        let witness = (is_flocked && file.trust >= Trust::Flocks).then_some(DeclaredWitness::Flock);
         let mut random = [0; 16];
         os::random(&mut random).during("getrandom", paths.lock())?;
         let token = format!("{:032x}", u128::from_ne_bytes(random));
-        Ok(Self { file: file.clone(), id, witness, token })
+        Ok(Self { file, witness, token })
     }
 }

@@ -1,9 +1,8 @@
-//! An open lock file: which file it is, the facts about it, and the release of ours.
+//! An open lock file: which file it is, and the facts about it.
 
 use std::path::Path;
 
 use super::paths::LockPaths;
-use super::queue::Place;
 use crate::error::{Context, Error, Result};
 use crate::os::{self, Errno, File, FileId, FileKind, Lease, Status, Trust};
 use crate::process;
@@ -21,25 +20,15 @@ pub struct LockFile {
     pub file: File,
     /// Device and inode. No other file gets the same pair while this one is open.
     pub id: FileId,
-}
-
-/// A lock that this process holds. Dropping it lets the kernel free the flock and leaves a dead
-/// file behind; [`HeldLock::release`] removes the file first.
-#[derive(Debug)]
-#[must_use = "dropping it leaves a dead lock file behind"]
-pub struct HeldLock {
-    paths: LockPaths,
-    pub(super) file: LockFile,
-    token: String,
-    /// Our place in the queue, if we have one. We keep the turn for as long as we hold.
-    place: Option<Place>,
-    is_taken_over: bool,
+    /// What its locks prove.
+    pub trust: Trust,
 }
 
 impl LockFile {
-    /// What its locks prove.
-    pub fn trust(&self) -> Trust {
-        os::trust(&self.file, self.id)
+    /// A file that is open now, and the facts that are asked once.
+    pub fn new(file: File, id: FileId) -> Self {
+        let trust = os::trust(&file, id);
+        Self { file, id, trust }
     }
 
     /// Tries to take the flock, and says who has it.
@@ -63,96 +52,7 @@ impl LockFile {
 
     /// Whether it is on a file system of this kernel.
     pub fn is_trusted(&self) -> bool {
-        self.trust() == Trust::Everything
-    }
-}
-
-impl HeldLock {
-    pub(super) fn new(paths: &LockPaths, file: LockFile, token: String) -> Self {
-        Self { paths: paths.clone(), file, token, place: None, is_taken_over: false }
-    }
-
-    /// The same lock, acquired by way of the queue.
-    pub(super) fn by_turn(self, place: Option<Place>) -> Self {
-        Self { place, ..self }
-    }
-
-    /// The same lock, which has replaced a dead one.
-    pub(super) fn by_takeover(self) -> Self {
-        Self { is_taken_over: true, ..self }
-    }
-
-    /// Whether it has replaced a dead lock.
-    pub fn is_taken_over(&self) -> bool {
-        self.is_taken_over
-    }
-
-    /// Our place in the queue, while we have one.
-    pub fn place(&self) -> Option<&Place> {
-        self.place.as_ref()
-    }
-
-    /// Whether it is on a trusted file system.
-    pub fn is_trusted(&self) -> bool {
-        self.file.is_trusted()
-    }
-
-    /// The open lock file, to be watched.
-    pub fn file(&self) -> &File {
-        &self.file.file
-    }
-
-    /// Where it is.
-    pub fn paths(&self) -> &LockPaths {
-        &self.paths
-    }
-
-    /// Asks the file system whether the lock file is still ours.
-    pub fn is_at_its_path(&self) -> Result<bool> {
-        Ok(!self.is_revoked() && names(self.paths.lock(), &self.file, Some(&self.token))?)
-    }
-
-    /// Whether a file server has freed our flock, because it had not heard of this machine for too long. Then the
-    /// kernel refuses to read the file with `EIO` (fs/nfs/nfs4state.c, `NFS_LOCK_LOST`).
-    fn is_revoked(&self) -> bool {
-        self.file.trust() == Trust::Flocks && read_afresh(&self.file.file) == Err(Errno::IO)
-    }
-
-    /// Whether `path` names this very file, too: another spelling, where the file system ignores case. A hard link is none.
-    pub fn is_also_at(&self, path: &Path) -> Result<bool> {
-        let has_one_name = os::status_of(&self.file.file).is_ok_and(|status| status.names == 1);
-        Ok(has_one_name && names(path, &self.file, Some(&self.token))?)
-    }
-
-    /// Gives the lock back: removes the file if it is still ours, and only then. Returns whether it was.
-    ///
-    /// The order matters. First unlink, then unlock: a process that gets the flock finds the name gone. The
-    /// turn is given up last: the next process in the queue wakes up when the path is vacant.
-    ///
-    /// If others use the queue, returns our place, already given up. The caller leaves the queue later:
-    /// leaving now would compete for the processor with the process that has just been woken.
-    ///
-    /// On an error the lock is free all the same, but a dead file stays; the next contender replaces it.
-    /// Afterwards this value protects nothing.
-    pub fn release(&self) -> (Result<bool>, Option<Place>) {
-        let was_ours = self.is_at_its_path().and_then(|ours| {
-            if ours {
-                remove_ours(self.paths.lock())?;
-            }
-            Ok(ours)
-        });
-        // Closing is not enough: a child between fork and exec may share the open file, and its flock.
-        let unlocked = unlock(self.paths.lock(), &self.file);
-        let place = self.place.clone().and_then(|mut place| {
-            place.give_up();
-            if place.is_shared() {
-                place.close_later(&self.file.file);
-                return Some(place);
-            }
-            place.leave();
-            None
-        });
-        (was_ours.and_then(|ours| unlocked.map(|()| ours)), place)
+        self.trust == Trust::Everything
     }
 }
 
@@ -197,6 +97,11 @@ fn status_at(path: &Path) -> Result<Option<Status>> {
 /// Compares inodes. Where one file may show two inode numbers (`VirtioFS`), compares contents: the record's
 /// `token` if given, the whole text otherwise.
 pub fn names(path: &Path, file: &LockFile, token: Option<&str>) -> Result<bool> {
+    if !file.is_trusted()
+        && let Some(folder) = path.parent()
+    {
+        let _ = os::forget_names(folder); // on failure the answer may be old, as on systems that can't do this
+    }
     let there = match status_at(path) {
         Ok(Some(there)) => there,
         // Windows: what is there is being deleted, and goes when its last user closes it.
@@ -227,7 +132,7 @@ fn read(file: &File) -> os::Result<Vec<u8>> {
 
 /// The same where the kernel may keep what the file, or an earlier one of that name, contained before: it does not see
 /// what another host, mount or spelling of the name has done.
-fn read_afresh(file: &File) -> os::Result<Vec<u8>> {
+pub fn read_afresh(file: &File) -> os::Result<Vec<u8>> {
     let _ = os::forget_contents(file); // on failure the text may be old, as on systems that can't do this
     read(file)
 }
@@ -240,22 +145,21 @@ pub fn facts_of(
     is_held_here: bool,
 ) -> Result<Option<Facts>> {
     let status = os::status_of(&file.file).during("fstat", path)?;
-    let trust = file.trust();
-    let read = if trust == Trust::Everything { read } else { read_afresh };
+    let read = if file.is_trusted() { read } else { read_afresh };
     let bytes = match read(&file.file) {
         Ok(bytes) => bytes,
         Err(Errno::STALE) => return Ok(None),
         Err(errno) => return Err(errno).during("read", path),
     };
     // A flock is proof enough. Elsewhere a refused lease means nothing: NFS refuses without a delegation.
-    let asks = trust == Trust::Everything && flock != Flock::Theirs;
+    let asks = file.is_trusted() && flock != Flock::Theirs;
     let writer = if asks { os::lease(&file.file) } else { Lease::Unanswered };
     let mut facts = Facts {
         is_foreign: record::is_foreign(&bytes),
         record: Record::decode(&bytes),
         flock,
         writer,
-        trust,
+        trust: file.trust,
         is_held_here,
         modified_ms: status.modified_ms,
         changed_ms: status.changed_ms,
@@ -281,14 +185,6 @@ pub fn remove(path: &Path) -> Result<()> {
     match os::unlink(path) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno).during("unlink", path),
-    }
-}
-
-/// The same for our own lock file. If somebody on Windows has it open and denies others to delete it, a dead file stays.
-fn remove_ours(path: &Path) -> Result<()> {
-    match remove(path) {
-        Err(Error::System { errno: Errno::BUSY, .. }) => Ok(()),
-        answer => answer,
     }
 }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use super::blank::Blank;
 use super::claim::Claim;
-use super::file::{HeldLock, LockFile, discard};
+use super::file::{LockFile, discard};
+use super::held::HeldLock;
 use super::paths::LockPaths;
 use crate::error::{Context, Result};
 use crate::os::{self, File};
@@ -30,14 +31,14 @@ pub fn finish_or_remove(
     let finished = Blank::of(paths, file).and_then(|blank| write_record(paths, claim, blank));
     finished.inspect_err(|_| {
         if let Ok(status) = os::status_of(file) {
-            discard(path, &LockFile { file: file.clone(), id: status.id });
+            discard(path, &LockFile::new(file.clone(), status.id));
         }
     })
 }
 
 /// Writes the record into a new file.
 pub fn write_record(paths: &LockPaths, claim: &Claim, blank: Blank) -> Result<HeldLock> {
-    let Blank { file, id, witness, token } = blank;
+    let Blank { file, witness, token } = blank;
     let own = process::own();
     let record = Record {
         pid: Some(own.pid),
@@ -51,8 +52,8 @@ pub fn write_record(paths: &LockPaths, claim: &Claim, blank: Blank) -> Result<He
         label: claim.label.as_deref().map(str::to_owned),
         token: Some(token.clone()),
     };
-    os::write(&file, record.encode().as_bytes(), 0).during("write", paths.lock())?;
+    os::write(&file.file, record.encode().as_bytes(), 0).during("write", paths.lock())?;
     // On failure the next takeover of this file has to settle.
-    let _ = os::forget_reads(&file);
-    Ok(HeldLock::new(paths, LockFile { file, id }, token))
+    let _ = os::forget_reads(&file.file);
+    Ok(HeldLock::new(paths, file, token))
 }

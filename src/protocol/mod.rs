@@ -19,15 +19,17 @@
 //! publish      takeover
 //!        temporary
 //!          make
-//!      file     obstacle
+//!      held     obstacle
 //!          queue
 //!          blank
+//!          file
 //!      paths    claim
 //! ```
 
 mod blank;
 mod claim;
 mod file;
+mod held;
 pub mod inspect;
 mod make;
 mod obstacle;
@@ -38,7 +40,7 @@ mod takeover;
 mod temporary;
 
 pub use claim::Claim;
-pub use file::HeldLock;
+pub use held::HeldLock;
 pub use obstacle::{Obstacle, ToldBy};
 pub use paths::{LockPaths, Named, real_folder};
 pub use queue::{Place, Turn, is_waited_for};
@@ -260,7 +262,7 @@ fn look(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
         }
         Err(error) => return Err(error),
     };
-    let file = LockFile { file, id: status.id };
+    let file = LockFile::new(file, status.id);
     match file.try_flock() {
         // The flock proves that the holder is alive: the record is not needed.
         Flock::Theirs => Ok(Look::Alive(Kind::Flocked(file))),

@@ -6,7 +6,8 @@
 
 use super::blank::Blank;
 use super::claim::Claim;
-use super::file::{HeldLock, discard};
+use super::file::discard;
+use super::held::HeldLock;
 use super::make::{create_unnamed, finish_or_remove, write_record};
 use super::paths::LockPaths;
 use super::temporary::{self, has_no_links};
@@ -38,15 +39,16 @@ fn publish_from_temporary(paths: &LockPaths, claim: &Claim) -> Result<Option<Hel
     let Some(held) = temporary::create(paths, claim)? else {
         return Ok(None);
     };
-    let linked = os::link(&paths.temporary(), paths.lock());
+    let in_place = match os::link(&paths.temporary(), paths.lock()) {
+        Ok(()) | Err(Errno::EXIST | Errno::NOENT) => None,
+        // The temporary's name stays until the new file is there: it keeps takeovers away.
+        Err(errno) if has_no_links(errno) => Some(publish_in_place(paths, claim)),
+        Err(errno) => Some(Err(errno).during("link", paths.lock())),
+    };
     discard(&paths.temporary(), &held.file);
-    match linked {
-        // Where flocks prove nothing, another contender may have taken the temporary's name away from us or
-        // we from it, so that one has linked the other's file. The lock belongs to the one whose file it is.
-        Ok(()) | Err(Errno::EXIST | Errno::NOENT) => Ok(held.is_at_its_path()?.then_some(held)),
-        Err(errno) if has_no_links(errno) => publish_in_place(paths, claim),
-        Err(errno) => Err(errno).during("link", paths.lock()),
-    }
+    // Where flocks prove nothing, another contender may have taken the temporary's name away from us or
+    // we from it, so that one has linked the other's file. The lock belongs to the one whose file it is.
+    in_place.unwrap_or_else(|| Ok(held.is_at_its_path()?.then_some(held)))
 }
 
 /// Without hard links: the file is visible before its record is written.

@@ -18,7 +18,8 @@
 //! process can have read the dead record ([`is_unread`]).
 
 use super::claim::Claim;
-use super::file::{HeldLock, LockFile, discard, names};
+use super::file::{LockFile, discard, names};
+use super::held::HeldLock;
 use super::paths::LockPaths;
 use super::temporary;
 use crate::error::{Context, Result};
@@ -109,12 +110,13 @@ fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
     }
 }
 
-/// Moves the temporary over the lock file. `false` if the temporary is gone; on Windows, where this takes two steps, also
-/// if the dead file is gone (`BUSY`), or another contender came between them.
+/// Moves the temporary over the lock file. `false` if the temporary is gone; where this takes two steps (on Windows, and
+/// on NFS, which gives the dead file another name first: fs/nfs/dir.c, `nfs_rename`), also if the dead file is gone
+/// (`BUSY`, `TXTBSY`), or another contender came between them.
 fn replace(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
     match os::replace(&paths.temporary(), paths.lock(), &dead.file) {
         Ok(()) => Ok(true),
-        Err(Errno::NOENT | Errno::EXIST | Errno::BUSY) => Ok(false),
+        Err(Errno::NOENT | Errno::EXIST | Errno::BUSY | Errno::TXTBSY) => Ok(false),
         Err(errno) => Err(errno).during("rename", paths.lock()),
     }
 }

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use super::ROUNDS;
 use super::claim::Claim;
-use super::file::{HeldLock, LockFile, facts_of, names, open_regular, remove};
+use super::file::{LockFile, facts_of, names, open_regular, remove};
+use super::held::HeldLock;
 use super::make::{create_unnamed, finish_or_remove};
 use super::paths::LockPaths;
 use crate::error::{Context, Error, Result};
@@ -103,7 +104,7 @@ pub fn sweep(path: &Path, claim: &Claim, dead: Option<&LockFile>) -> Result<bool
     let Some((file, status)) = open_regular(path)? else {
         return Ok(true);
     };
-    let file = LockFile { file, id: status.id };
+    let file = LockFile::new(file, status.id);
     let is_dead_one = dead.is_some_and(|dead| dead.id == status.id);
     let is_abandoned = is_dead_one || is_abandoned(path, &file, claim)?;
     if is_abandoned && names(path, &file, None)? {

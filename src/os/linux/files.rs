@@ -61,6 +61,16 @@ pub fn link_unnamed(file: &File, path: &Path) -> Result<()> {
     Ok(rustix::fs::linkat(CWD, proc_path(file), CWD, path, AtFlags::SYMLINK_FOLLOW)?)
 }
 
+/// The next look at a name in `folder` asks the file server. NFS answers from this machine's memory for up to a
+/// minute unless it knows that the folder has changed (nfs(5), *Directory entry caching*); asking for the folder's own
+/// attributes makes it know (statx(2), `AT_STATX_FORCE_SYNC`).
+pub fn forget_names(folder: &Path) -> Result<()> {
+    use rustix::fs::{StatxFlags, statx};
+
+    statx(CWD, folder, AtFlags::STATX_FORCE_SYNC, StatxFlags::CTIME)?;
+    Ok(())
+}
+
 // --- Locks of bytes, and leases -----------------------------------------------------------------
 
 /// Takes an exclusive lock on one byte. `WOULDBLOCK`: another open file has a lock on it. The lock belongs to

@@ -28,6 +28,11 @@ pub fn forget_contents(_file: &File) -> Result<()> {
     Err(Errno::OPNOTSUPP)
 }
 
+/// The same.
+pub fn forget_names(_folder: &Path) -> Result<()> {
+    Err(Errno::OPNOTSUPP)
+}
+
 /// Reads are not told apart here: every takeover settles.
 pub fn forget_reads(_file: &File) -> Result<()> {
     Err(Errno::OPNOTSUPP)
