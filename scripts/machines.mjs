@@ -91,17 +91,26 @@ async function count(mount, a, b) {
   await a.sh(`echo 0 >${counter}`);
   const start = performance.now();
   const actors = [a, b].flatMap((machine) => ["first", "second"].map((name) => machine.actor(`${name} ${mount.name}`)));
-  await Promise.all(actors.map((actor) => actor.count(file, TIMES, counter)));
+  const takeovers = await Promise.all(actors.map((actor) => actor.count(file, TIMES, counter)));
   const sum = Number(await b.sh(`cat ${counter}`));
   const all = TIMES * actors.length;
-  report(mount, `${all} critical sections by four processes`, `${all - sum} lost`, since(start), sum === all);
+  const taken = takeovers.reduce((one, other) => one + other);
+  const outcome = `${all - sum} lost, ${taken} taken over`;
+  report(mount, `${all} critical sections by four processes`, outcome, since(start), sum === all && taken === 0);
 }
 
-/** Has `holder` hold a lock of its own for this event, and `waiter` wait for it. */
-async function contend(mount, event, holder, waiter) {
+/** Has `holder` hold a lock of its own for this event. */
+async function hold(mount, event, holder) {
   const file = `${mount.folder}/${event}-${mount.version}`;
-  const [its, other] = [holder.actor(`holder ${mount.name}`), waiter.actor(`waiter ${mount.name}`)];
+  const its = holder.actor(`holder ${mount.name}`);
   await its.lock(file);
+  return { file, its };
+}
+
+/** The same, and has `waiter` wait for it. */
+async function contend(mount, event, holder, waiter) {
+  const { file, its } = await hold(mount, event, holder);
+  const other = waiter.actor(`waiter ${mount.name}`);
   const wait = observe(other.lock(file, WAIT));
   return { file, its, other, wait };
 }
@@ -134,18 +143,31 @@ async function longCut(mount, { file, its, other, wait }, cutAt, backAt) {
   const takenAfter = (wait.start - cutAt) / 1000 + wait.seconds;
   const isInTime = takenAfter >= LEASE_S - HEARD_BEFORE_S - 1 && takenAfter <= LEASE_S + TAKEN_WITHIN_S;
   report(mount, event, wait.error ? wait.error.message : "taken over", takenAfter, isInTime && !wait.error);
+  await expectTold(mount, "its signal, after it is back", its, file, backAt);
+  const [isHeld, isTheirs] = [await its.held(file), await other.held(file)];
+  const release = await its.release(file).then(() => "resolves", (error) => error.code);
+  const isRight = !isHeld && isTheirs && release === "ERR_LOCK_LOST";
+  report(mount, "its `held` and `release()`", `${isHeld}, ${release}`, undefined, isRight);
+  await other.release(file);
+}
+
+/** Its signal says that the lock is lost, soon after its machine is back. */
+async function expectTold(mount, event, its, file, backAt) {
   let lost = null;
   while (lost === null && since(backAt) < TOLD_WITHIN_S + 5) {
     lost = await its.lost(file);
     await sleep(100);
   }
   const toldAfter = lost === null ? Infinity : since(backAt) - lost.agoMs / 1000;
-  report(mount, "its signal, after it is back", lost?.how ?? "silent", toldAfter, toldAfter <= TOLD_WITHIN_S);
-  const [isHeld, isTheirs] = [await its.held(file), await other.held(file)];
+  report(mount, event, lost?.how ?? "silent", toldAfter, toldAfter <= TOLD_WITHIN_S);
+}
+
+/** Nobody has taken the lock: only the server knows that it is gone. */
+async function forgotten(mount, { file, its }, backAt) {
+  await expectTold(mount, "holder cut off while the server starts again", its, file, backAt);
+  const isHeld = await its.held(file);
   const release = await its.release(file).then(() => "resolves", (error) => error.code);
-  const isRight = !isHeld && isTheirs && release === "ERR_LOCK_LOST";
-  report(mount, "its `held` and `release()`", `${isHeld}, ${release}`, undefined, isRight);
-  await other.release(file);
+  report(mount, "its `held` and `release()`", `${isHeld}, ${release}`, undefined, !isHeld && release === "ERR_LOCK_LOST");
 }
 
 async function restart(mount, { file, its, other, wait }, downAt) {
@@ -201,13 +223,25 @@ async function test(image, disk, machines) {
   const backAt = performance.now();
   await forEachMount((mount, number) => longCut(mount, long[number], cutAt, backAt));
 
+  const startServerAgain = async () => {
+    await server.kill();
+    machines.delete(server);
+    server = await startServer(image, disk);
+    machines.add(server);
+  };
+
   const restarted = await forEachMount((mount) => contend(mount, "restart", a, b));
   const downAt = performance.now();
-  await server.kill();
-  machines.delete(server);
-  server = await startServer(image, disk);
-  machines.add(server);
+  await startServerAgain();
   await forEachMount((mount, number) => restart(mount, restarted[number], downAt));
+
+  const unheard = await forEachMount((mount) => hold(mount, "unheard", a));
+  await a.network(false);
+  await startServerAgain();
+  await sleep((LEASE_S + TAKEN_WITHIN_S) * 1000); // its grace period
+  await a.network(true);
+  const heardAt = performance.now();
+  await forEachMount((mount, number) => forgotten(mount, unheard[number], heardAt));
 
   const alone = await forEachMount((mount) => contend(mount, "killed", a, b));
   const killedAt = performance.now();

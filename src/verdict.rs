@@ -42,8 +42,6 @@ pub enum Flock {
     Theirs,
     /// We have it, so nobody else has.
     Ours,
-    /// Nobody had it when we asked. We can't have it ourselves: NFS gives it to writers only.
-    Free,
     /// The file system has no flocks, or can't tell.
     Unknown,
 }
@@ -378,8 +376,7 @@ impl Facts {
     /// Whether the record promises a flock and nobody has it: the writer does not hold the lock any more.
     pub fn has_lost_its_flock(&self) -> bool {
         let is_promised = self.record.as_ref().is_some_and(Record::promises_flock);
-        let is_free = matches!(self.flock, Flock::Ours | Flock::Free);
-        is_promised && self.trust >= Trust::Flocks && is_free
+        is_promised && self.trust >= Trust::Flocks && self.flock == Flock::Ours
     }
 
     /// Judges what was seen, as of an instant in milliseconds since the epoch.

@@ -33,13 +33,16 @@ const OPERATIONS = {
     const number = Number(readFileSync(file, "utf8"));
     writeFileSync(file, String(number + 1));
   },
-  /** Adds one to the number in a file, each time under its lock. */
+  /** Adds one to the number in a file, each time under its lock. How often that was taken from a dead holder. */
   async count(file, times, counter) {
+    let takeovers = 0;
     for (let n = 0; n < times; n += 1) {
       const got = await lock(file, { timeoutMs: 120_000 });
+      takeovers += got.takenOver ? 1 : 0;
       OPERATIONS.add(counter);
       await got.release();
     }
+    return takeovers;
   },
 };
 

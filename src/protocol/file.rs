@@ -32,22 +32,34 @@ impl LockFile {
     }
 
     /// Tries to take the flock, and says who has it.
-    pub fn try_flock(&self) -> Flock {
-        match os::flock(&self.file) {
+    pub fn try_flock(&mut self) -> Flock {
+        let flocked = match os::flock(&self.file) {
+            // NFS gives it only to a descriptor that is open for writing (flock(2)).
+            Err(Errno::BADF) if self.trust == Trust::Flocks => self.flock_as_writer(),
+            answer => answer,
+        };
+        match flocked {
             Ok(()) => Flock::Ours,
             Err(Errno::WOULDBLOCK) => Flock::Theirs,
-            // NFS grants an exclusive flock only on a descriptor open for writing (flock(2)), so ask for a shared
-            // one. NFS refuses it while somebody has the exclusive one.
+            // As a reader, ask for a shared one: it is refused while somebody has the exclusive one.
             Err(Errno::BADF) => match os::flock_shared(&self.file) {
+                Err(Errno::WOULDBLOCK) => Flock::Theirs,
                 Ok(()) => {
                     let _ = os::unlock(&self.file); // on failure it ends with the open file
-                    Flock::Free
+                    Flock::Unknown
                 }
-                Err(Errno::WOULDBLOCK) => Flock::Theirs,
                 Err(_) => Flock::Unknown,
             },
             Err(_) => Flock::Unknown,
         }
+    }
+
+    /// The same with a second open file, which this one becomes if the flock is ours.
+    fn flock_as_writer(&mut self) -> os::Result<()> {
+        let file = os::reopen_for_writing(&self.file).map_err(|_| Errno::BADF)?;
+        os::flock(&file)?;
+        self.file = file;
+        Ok(())
     }
 
     /// Whether it is on a file system of this kernel.

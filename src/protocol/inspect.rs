@@ -112,7 +112,7 @@ pub fn facts(paths: &LockPaths) -> Result<Option<Facts>> {
     let Some((file, status)) = open_regular(paths.lock())? else {
         return Ok(None);
     };
-    let file = LockFile::new(file, status.id);
+    let mut file = LockFile::new(file, status.id);
     let flock = file.try_flock();
     let facts = facts_of(paths.lock(), &file, flock, false);
     if flock == Flock::Ours {

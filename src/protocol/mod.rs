@@ -262,7 +262,7 @@ fn look(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Look> {
         }
         Err(error) => return Err(error),
     };
-    let file = LockFile::new(file, status.id);
+    let mut file = LockFile::new(file, status.id);
     match file.try_flock() {
         // The flock proves that the holder is alive: the record is not needed.
         Flock::Theirs => Ok(Look::Alive(Kind::Flocked(file))),

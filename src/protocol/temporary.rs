@@ -104,16 +104,16 @@ pub fn sweep(path: &Path, claim: &Claim, dead: Option<&LockFile>) -> Result<bool
     let Some((file, status)) = open_regular(path)? else {
         return Ok(true);
     };
-    let file = LockFile::new(file, status.id);
+    let mut file = LockFile::new(file, status.id);
     let is_dead_one = dead.is_some_and(|dead| dead.id == status.id);
-    let is_abandoned = is_dead_one || is_abandoned(path, &file, claim)?;
+    let is_abandoned = is_dead_one || is_abandoned(path, &mut file, claim)?;
     if is_abandoned && names(path, &file, None)? {
         remove(path)?;
     }
     Ok(is_abandoned)
 }
 
-fn is_abandoned(path: &Path, file: &LockFile, claim: &Claim) -> Result<bool> {
+fn is_abandoned(path: &Path, file: &mut LockFile, claim: &Claim) -> Result<bool> {
     let flock = file.try_flock();
     if flock == Flock::Theirs {
         return Ok(false);

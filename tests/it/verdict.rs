@@ -86,12 +86,9 @@ fn a_flock_holders_record_without_a_flock_is_dead_even_if_its_process_lives() {
     // ... but not where a flock may be another machine's.
     let far = Facts { trust: Trust::Nothing, writer: Lease::Unanswered, ..seen(record) };
     assert_eq!(judged(&far), (Verdict::Held, Ground::ThisProcess));
-    // A file server knows the flocks of all machines. Readers can only ask there whether one is free.
-    for flock in [Flock::Ours, Flock::Free] {
-        let served = Facts { trust: Trust::Flocks, flock, ..far.clone() };
-        assert_eq!(judged(&served), (Verdict::Dead, Ground::FlockGone));
-        assert_eq!(judged(&Facts { flock, ..far.clone() }), (Verdict::Held, Ground::ThisProcess));
-    }
+    // A file server knows the flocks of all machines.
+    let served = Facts { trust: Trust::Flocks, ..far.clone() };
+    assert_eq!(judged(&served), (Verdict::Dead, Ground::FlockGone));
     let unknown = Facts { trust: Trust::Flocks, flock: Flock::Unknown, ..far };
     assert_eq!(judged(&unknown), (Verdict::Held, Ground::ThisProcess));
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::kernel::{DEAD, FileSystem, Inode, Kernel, Name, Pause, Text};
 use crate::os::blocked::Stop;
-use crate::os::{self, Errno};
+use crate::os::{self, Errno, Trust};
 use crate::protocol::{
     self, Approach, Attempt, Claim, HeldLock, LockPaths, Obstacle, Place, ToldBy,
 };
@@ -192,7 +192,7 @@ pub enum Starts {
 }
 
 pub const EXT4: FileSystem = FileSystem {
-    is_trusted: true,
+    trust: Trust::Everything,
     excludes: true,
     has_unnamed: true,
     exchanges: true,

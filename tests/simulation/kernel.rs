@@ -7,7 +7,7 @@
 //! `conformance.rs` compares this file with the real kernel.
 
 pub use crate::calls::{Answer, Call, DEAD, Fd, Ino, Name, Pause, Stat, Text};
-use crate::os::Errno;
+use crate::os::{Errno, Trust};
 
 pub const PROCESSES: usize = 3;
 pub const INODES: usize = 14;
@@ -79,8 +79,8 @@ pub const ALL_BYTES: u8 = 32;
 /// What kind of file system it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileSystem {
-    /// Locks and inode numbers can be trusted, as far as the package knows.
-    pub is_trusted: bool,
+    /// What its locks prove, as far as the package knows. A file server's need a descriptor that is open for writing.
+    pub trust: Trust,
     /// A process's locks and leases meet those of the others. `false`: every process has a mount of its own.
     pub excludes: bool,
     /// It has unnamed files.

@@ -1,7 +1,7 @@
 //! What the kernel keeps for open files: flocks, locks of bytes, leases.
 
 use crate::kernel::{ALL_BYTES, Answer, Fd, Held, Kernel, PROCESSES};
-use crate::os::Errno;
+use crate::os::{Errno, Trust};
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -13,6 +13,10 @@ impl Kernel {
 
     /// To change a lock into one of the other kind is to give it back and ask anew (flock(2)).
     pub fn flock(&mut self, p: usize, fd: Fd, how: Held) -> Result<Answer> {
+        let is_open_for_this = how == Held::Shared || self.fd(p, fd).writes;
+        if self.fs.trust == Trust::Flocks && !is_open_for_this {
+            return Err(Errno::BADF);
+        }
         if self.fd(p, fd).flock != how {
             self.fd(p, fd).flock = Held::No;
         }

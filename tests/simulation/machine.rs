@@ -16,7 +16,7 @@ use crate::locks::lock::Lock;
 use crate::locks::order::{Order, Waiter};
 use crate::locks::{Environment, Handle, Request, Ticket};
 use crate::os::blocked::Stop;
-use crate::os::{self, Instant};
+use crate::os::{self, Instant, Trust};
 use crate::protocol::{self, HeldLock};
 use crate::replay;
 
@@ -105,8 +105,8 @@ struct Machine {
 }
 
 /// Runs a machine with a history.
-pub fn run(acquires: u8, history: &[Input], is_trusted: bool) -> Stand {
-    replay::begin(is_trusted);
+pub fn run(acquires: u8, history: &[Input], trust: Trust) -> Stand {
+    replay::begin(trust);
     let mut machine = Machine {
         lock: Lock::new(paths(), true),
         now: Instant::START,

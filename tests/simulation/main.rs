@@ -55,6 +55,7 @@ mod verdict;
 use cast::{Cast, EXT4, NTFS, Role, Starts};
 use explore::{Exploration, Found, tell, walk};
 use kernel::FileSystem;
+use os::Trust;
 
 /// How many states of a cast are enough: where there are more, the nearest ones.
 fn enough() -> usize {
@@ -291,7 +292,7 @@ fn unnamed_files_missing_by_chance() {
 
 /// On a network or FUSE mount: no unnamed files, no exchange, and locks that prove nothing.
 const MOUNT: FileSystem = FileSystem {
-    is_trusted: false,
+    trust: Trust::Nothing,
     excludes: false,
     has_unnamed: false,
     exchanges: false,
@@ -303,6 +304,22 @@ const MOUNT: FileSystem = FileSystem {
 fn two_processes_on_a_mount() {
     let name = "two, twice, on a mount";
     holds(&Cast { name, fs: MOUNT, starts: Starts::Dead, ..TWICE });
+}
+
+/// NFS 4: the server keeps the locks of all.
+const SERVER: FileSystem = FileSystem { trust: Trust::Flocks, excludes: true, ..MOUNT };
+
+#[test]
+fn two_processes_on_a_file_server() {
+    let name = "two, twice, on a file server, a crash";
+    holds(&Cast { name, fs: SERVER, starts: Starts::Dead, crashes: 1, ..TWICE });
+}
+
+#[test]
+fn a_file_server_by_chance() {
+    let name = "by chance: three on a file server, two crashes";
+    let roles = &[Role::Ours(2); 3];
+    holds_by_chance(&Cast { name, roles, fs: SERVER, starts: Starts::Dead, crashes: 2, ..TWO });
 }
 
 #[test]

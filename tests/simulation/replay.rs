@@ -8,14 +8,14 @@ use std::cell::RefCell;
 use std::fmt::{Debug, Write};
 
 use crate::kernel::{Answer, Call, Fd, Pause, Stat};
-use crate::os::Instant;
+use crate::os::{Instant, Trust};
 
 /// What a run is told, and what it tells.
 #[derive(Default)]
 pub struct Run {
     history: Vec<Answer>,
     used: usize,
-    is_trusted: bool,
+    trust: Trust,
     fresh_tokens: bool,
     randoms: u8,
     /// Whether what runs is to leave no traces any more.
@@ -51,8 +51,8 @@ thread_local! {
 }
 
 /// Begins a process anew.
-pub fn begin(is_trusted: bool) {
-    RUN.set(Run { is_trusted, fresh_tokens: !is_trusted, ..Run::default() });
+pub fn begin(trust: Trust) {
+    RUN.set(Run { trust, fresh_tokens: trust < Trust::Everything, ..Run::default() });
 }
 
 /// What is dropped from now on was never closed.
@@ -61,8 +61,8 @@ pub fn end() {
 }
 
 /// Runs a script with a history up to its next call.
-pub fn replay(script: impl FnOnce(), history: Vec<Answer>, is_trusted: bool) -> Script {
-    begin(is_trusted);
+pub fn replay(script: impl FnOnce(), history: Vec<Answer>, trust: Trust) -> Script {
+    begin(trust);
     let (before, call) = run_to_call(history, || {
         script();
         call(Call::End);
@@ -196,8 +196,8 @@ pub fn now() -> Instant {
     RUN.with_borrow(|run| run.now)
 }
 
-pub fn is_trusted() -> bool {
-    RUN.with_borrow(|run| run.is_trusted)
+pub fn trust() -> Trust {
+    RUN.with_borrow(|run| run.trust)
 }
 
 /// The number of the next token. All of a process's are the same on a trusted file system, where

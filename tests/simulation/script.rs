@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use crate::cast::Role;
 use crate::kernel::{Answer, Call, Fd, Kernel, Process};
 use crate::machine::{self, Event, Input, JobStand, Stand, View};
+use crate::os::Trust;
 use crate::replay;
 
 pub type NodeId = u32;
@@ -57,19 +58,19 @@ pub struct Scripts {
     edges: HashMap<(NodeId, Input), NodeId>,
     roots: HashMap<Role, NodeId>,
     known: HashMap<(Role, String), Known>,
-    is_trusted: bool,
+    trust: Trust,
 }
 
 const NO_PARENT: NodeId = NodeId::MAX;
 
 impl Scripts {
-    pub fn new(is_trusted: bool) -> Self {
+    pub fn new(trust: Trust) -> Self {
         Self {
             nodes: Vec::new(),
             edges: HashMap::new(),
             roots: HashMap::new(),
             known: HashMap::new(),
-            is_trusted,
+            trust,
         }
     }
 
@@ -104,14 +105,14 @@ impl Scripts {
         }
         history.reverse();
         if let Role::Machine(acquires) = role {
-            let stand = machine::run(acquires, &history, self.is_trusted);
+            let stand = machine::run(acquires, &history, self.trust);
             return self.grow_machine(role, parent, input, stand);
         }
         let answers = history.into_iter().map(|input| match input {
             Input::Answer(_, answer) => answer,
             Input::Event(_) => Answer::Go(true), // none comes to a script
         });
-        let script = replay::replay(|| role.play(), answers.collect(), self.is_trusted);
+        let script = replay::replay(|| role.play(), answers.collect(), self.trust);
         let call = script.call;
         let jobs = vec![JobStand { before: script.before, call, is_stopped: false }];
         let id = self.add(Node::new(role, parent, input, jobs));

@@ -99,7 +99,7 @@ pub struct Play<'a> {
 
 impl<'a> Play<'a> {
     pub fn new(cast: &'a Cast) -> Self {
-        Self { cast, scripts: Scripts::new(cast.fs.is_trusted) }
+        Self { cast, scripts: Scripts::new(cast.fs.trust) }
     }
 
     pub fn start(&mut self, start: Start) -> World {
