@@ -316,8 +316,8 @@ export interface SessionLockRecord {
   bootId?: string;
   /** The pid namespace in which `pid` means something (an inode number). */
   pidNamespace?: number;
-  /** The holder keeps an exclusive flock on the lock file for as long as it lives. */
-  witness?: "flock";
+  /** The holder keeps an exclusive flock on the lock file for as long as it lives; `server-flock`: at an NFS 4 server. */
+  witness?: "flock" | "server-flock";
   /** What the lock is for, in the holder's words. */
   label?: string;
   /** Random, one per acquisition. */

@@ -339,7 +339,7 @@ function promises({ verdict, holder: { maxHoldMs, witness } }) {
   const isHeld = verdict === "held";
   const said = [
     maxHoldMs !== undefined && `${isHeld ? "means" : "meant"} to hold the lock for at most ${duration(maxHoldMs)}`,
-    witness === "flock" && `${isHeld ? "keeps" : "promised to keep"} a flock on the file until it releases the lock`,
+    witness && `${isHeld ? "keeps" : "promised to keep"} a flock on the file until it releases the lock`,
   ].filter(Boolean);
   return said.length === 0 ? "" : `It ${said.join(", and ")}.`;
 }

@@ -128,6 +128,20 @@ async function handOver(mount, a, b) {
   await other.release(file);
 }
 
+/** A program on the server itself does not see the clients' flocks, nor they its. */
+async function onTheServer(mount, server, a) {
+  const [program, client] = [server.actor(`program ${mount.name}`), a.actor(`client ${mount.name}`)];
+  const [here, there] = [`/srv/shared/direct-${mount.version}`, `${mount.folder}/direct-${mount.version}`];
+  for (const [holder, its, other, path] of [[client, there, program, here], [program, here, client, there]]) {
+    await holder.lock(its);
+    const { verdict, ground } = await other.inspect(path);
+    const isTaken = await other.tryLock(path);
+    const event = holder === client ? "a program on the server looks at a client's lock" : "a client looks at that program's";
+    report(mount, event, `${verdict}, by ${ground}`, undefined, !isTaken && verdict !== "dead");
+    await holder.release(its);
+  }
+}
+
 async function shortCut(mount, { file, its, other, wait }) {
   const wasTaken = wait.seconds !== undefined;
   const isHeld = await its.held(file);
@@ -207,6 +221,8 @@ async function test(image, disk, machines) {
 
   await forEachMount((mount) => count(mount, a, b));
   await forEachMount((mount) => handOver(mount, a, b));
+
+  await forEachMount((mount) => onTheServer(mount, server, a));
 
   const short = await forEachMount((mount) => contend(mount, "short-cut", a, b));
   await a.network(false);

@@ -51,10 +51,12 @@ pub struct Record {
 
 /// The promise a record makes about its writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum DeclaredWitness {
     /// The writer keeps an exclusive flock on the lock file until it releases or dies.
     Flock,
+    /// The same, and a file server keeps it. Programs on the server itself do not see it.
+    ServerFlock,
 }
 
 impl Record {
@@ -69,11 +71,6 @@ impl Record {
     /// When the lock was acquired, in milliseconds since the epoch.
     pub fn created_at_ms(&self) -> Option<i64> {
         from_iso(self.created_at.as_deref()?)
-    }
-
-    /// Whether its writer keeps a flock for as long as it holds.
-    pub fn promises_flock(&self) -> bool {
-        self.witness == Some(DeclaredWitness::Flock)
     }
 
     /// The record in `bytes`, or `None` where there is none.
@@ -127,7 +124,11 @@ fn begins_like_a_record(bytes: &[u8]) -> bool {
 
 impl DeclaredWitness {
     fn named(name: &str) -> Option<Self> {
-        (name == "flock").then_some(Self::Flock)
+        match name {
+            "flock" => Some(Self::Flock),
+            "server-flock" => Some(Self::ServerFlock),
+            _ => None,
+        }
     }
 }
 

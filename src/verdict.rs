@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use crate::os::{Lease, Process, Trust};
 use crate::process::{Own, may_be_called};
-use crate::record::Record;
+use crate::record::{DeclaredWitness, Record};
 
 /// Everything that was seen of a lock file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -359,6 +359,15 @@ enum Evidence {
     Maybe,
 }
 
+/// The witness that a record may promise on such a file system, and that everybody who trusts it as much can see.
+pub fn witness_of(trust: Trust) -> Option<DeclaredWitness> {
+    match trust {
+        Trust::Nothing => None,
+        Trust::Flocks => Some(DeclaredWitness::ServerFlock),
+        Trust::Everything => Some(DeclaredWitness::Flock),
+    }
+}
+
 impl Facts {
     /// The pid whose process has to be looked up for the verdict.
     pub fn pid_to_look_up(&self, own: &Own) -> Option<i32> {
@@ -375,8 +384,8 @@ impl Facts {
 
     /// Whether the record promises a flock and nobody has it: the writer does not hold the lock any more.
     pub fn has_lost_its_flock(&self) -> bool {
-        let is_promised = self.record.as_ref().is_some_and(Record::promises_flock);
-        is_promised && self.trust >= Trust::Flocks && self.flock == Flock::Ours
+        let promised = self.record.as_ref().and_then(|record| record.witness);
+        promised.is_some() && promised == witness_of(self.trust) && self.flock == Flock::Ours
     }
 
     /// Judges what was seen, as of an instant in milliseconds since the epoch.

@@ -4,8 +4,9 @@
 use super::file::LockFile;
 use super::paths::LockPaths;
 use crate::error::{Context, Result};
-use crate::os::{self, Errno, File, Trust};
+use crate::os::{self, Errno, File};
 use crate::record::DeclaredWitness;
+use crate::verdict;
 
 /// A new, flocked file. Unless it gets a name, it vanishes when it is closed.
 #[derive(Debug, Clone)]
@@ -41,13 +42,13 @@ impl Blank {
     ///
     /// The record may promise a flock only where every process that can see the file can see its flock. A
     /// flock taken through a FUSE mount can't be seen from the folder beneath it; there the open descriptor
-    /// is the witness.
+    /// is the witness. One at a file server can't be seen on the server: it has a name of its own.
     pub fn of(paths: &LockPaths, file: &File) -> Result<Self> {
         let id = os::status_of(file).during("fstat", paths.lock())?.id;
         // May fail: the file system has no flocks, or a contender judges the file just now.
         let is_flocked = os::flock(file).is_ok();
         let file = LockFile::new(file.clone(), id);
-        let witness = (is_flocked && file.trust >= Trust::Flocks).then_some(DeclaredWitness::Flock);
+        let witness = verdict::witness_of(file.trust).filter(|_| is_flocked);
         let mut random = [0; 16];
         os::random(&mut random).during("getrandom", paths.lock())?;
         let token = format!("{:032x}", u128::from_ne_bytes(random));

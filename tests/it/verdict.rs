@@ -84,11 +84,17 @@ fn a_flock_holders_record_without_a_flock_is_dead_even_if_its_process_lives() {
         assert_eq!(judged(&facts), (Verdict::Dead, Ground::FlockGone));
     }
     // ... but not where a flock may be another machine's.
-    let far = Facts { trust: Trust::Nothing, writer: Lease::Unanswered, ..seen(record) };
+    let far = Facts { trust: Trust::Nothing, writer: Lease::Unanswered, ..seen(record.clone()) };
     assert_eq!(judged(&far), (Verdict::Held, Ground::ThisProcess));
-    // A file server knows the flocks of all machines.
-    let served = Facts { trust: Trust::Flocks, ..far.clone() };
+    // A file server knows the flocks of all its clients.
+    let record = Record { witness: Some(DeclaredWitness::ServerFlock), ..record };
+    let served = Facts { trust: Trust::Flocks, ..seen(record.clone()) };
     assert_eq!(judged(&served), (Verdict::Dead, Ground::FlockGone));
+    // Its own programs do not see those, and the clients do not see theirs.
+    let on_the_server = Facts { writer: Lease::Refused, ..seen(record) };
+    assert_eq!(judged(&on_the_server), (Verdict::Held, Ground::OpenForWriting));
+    let from_afar = Facts { trust: Trust::Flocks, ..far.clone() };
+    assert_eq!(judged(&from_afar), (Verdict::Held, Ground::ThisProcess));
     let unknown = Facts { trust: Trust::Flocks, flock: Flock::Unknown, ..far };
     assert_eq!(judged(&unknown), (Verdict::Held, Ground::ThisProcess));
 }

@@ -3,6 +3,8 @@
 use crate::kernel::Text;
 use crate::os::{NOW_MS, OWN_PID, boot_id};
 use crate::record::{DeclaredWitness, Record, to_iso};
+use crate::replay::trust;
+use crate::verdict::witness_of;
 
 /// A record as this process writes it, or the older module.
 pub fn bytes_of(text: Text) -> Vec<u8> {
@@ -20,7 +22,11 @@ pub fn bytes_of(text: Text) -> Vec<u8> {
             boot_id: boot_id(),
             pid_namespace: None,
             label: None,
-            witness: promises.then_some(DeclaredWitness::Flock),
+            witness: if promises {
+                witness_of(trust()).or(Some(DeclaredWitness::Flock))
+            } else {
+                None
+            },
             // Whose it is: two processes have no token in common.
             token: Some(format!(
                 "{:032x}",
@@ -47,7 +53,7 @@ pub fn text_of(bytes: &[u8]) -> Text {
         return Text::Older { who: 0 };
     };
     let token = u8::from_str_radix(&token[..2], 16).expect("a token of the simulation's");
-    let text = Text::Ours { who: 0, token, promises: record.promises_flock() };
+    let text = Text::Ours { who: 0, token, promises: record.witness.is_some() };
     assert_eq!(bytes_of(text), bytes, "what is read is what was written");
     text
 }
