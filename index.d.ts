@@ -514,6 +514,12 @@ export interface SessionLockInspection {
   /** Why; `null` if the file could not be looked at. */
   readonly ground: SessionLockGround | null;
   /**
+   * Who else uses the folder, as this live lock shows, on a file system that proves less than a local disk: another
+   * machine, or a process of this one through another mount. `null`: nobody is seen to. `docs/limits.md` says what
+   * that costs.
+   */
+  readonly sharedWith: "other-machine" | "other-mount" | null;
+  /**
    * With `processes`: the processes that hold the flock on the lock file, then those that only have it open
    * for writing. Best effort: the kernel shows the open files of other users' processes only to root, and
    * nothing of processes in other containers or on other machines.

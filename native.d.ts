@@ -83,6 +83,8 @@ export interface Inspected {
   ageMs?: number
   staleReasons: Array<string>
   witnessed?: string
+  /** Who else uses the folder: `"other-machine"` or `"other-mount"`. */
+  sharedWith?: string
   verdict: string
   /** Why; absent if it could not be judged. */
   ground?: string
@@ -114,6 +116,8 @@ export interface Message {
   isWanted?: boolean
   /** The watchdog has ended a hold. */
   exceeded?: ExceededHold
+  /** Somebody else uses a folder. */
+  shared?: SharedFolder
 }
 
 /** The outcome of an acquire or a release. Empty: the release, or the inspection, succeeded. */
@@ -148,6 +152,13 @@ export interface Refusal {
 
 /** For tests: runs the watchdog as if `ahead_ms` had passed. */
 export declare function runWatchdog(aheadMs: number): void
+
+/** A folder whose file system proves less than a local disk, and that somebody else uses. */
+export interface SharedFolder {
+  folder: string
+  /** `"other-machine"` or `"other-mount"`. */
+  sharedWith: string
+}
 
 /** How far a sweep is: how many of the files that were found have been dealt with. */
 export interface SweepProgress {

@@ -190,6 +190,7 @@ describe("status", () => {
       verdict: "held",
       ground: "flock",
       witnessed: "flock",
+      sharedWith: null,
       pid: ours.pid,
       pidAlive: true,
       comm: "node",

@@ -181,6 +181,7 @@ describe("a lock that is held", () => {
       comm: "node",
       holder: holderRecord,
       witnessed: "flock",
+      sharedWith: null,
       verdict: "held",
       ground: "flock",
       label: null,

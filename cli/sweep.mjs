@@ -80,11 +80,11 @@ function shortPath(file) {
 
 /** An inspection as `--json` prints it: these fields, always. */
 export function asJson(inspection) {
-  const { lockPath, verdict, ground, witnessed, pid, pidAlive, comm, createdAt, ageMs } = inspection;
+  const { lockPath, verdict, ground, witnessed, sharedWith, pid, pidAlive, comm, createdAt, ageMs } = inspection;
   const { stale, staleReasons, removable, removed, holder, cause } = inspection;
   const { holders, waiters, writer } = inspection;
   return {
-    ...{ lockPath, verdict, ground, witnessed, pid, pidAlive, comm, createdAt, ageMs },
+    ...{ lockPath, verdict, ground, witnessed, sharedWith, pid, pidAlive, comm, createdAt, ageMs },
     ...{ stale, staleReasons, removable, removed, holder, holders, waiters, writer },
     cause: cause === undefined ? null : { code: cause.code ?? null, message: cause.message },
   };

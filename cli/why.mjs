@@ -7,6 +7,7 @@ import { lstatSync, readFileSync, readdirSync } from "node:fs";
 import path from "node:path";
 
 import { DEFAULT_STALE_MS } from "../lib/defaults.js";
+import { aboutSharing } from "../lib/shared-folder.js";
 import { isForeign, isNoFile } from "./grounds.mjs";
 import { complain, paint, print, wrap } from "./output.mjs";
 import { commandLine, ELSEWHERE, holdersOf, labelOf, named } from "./processes.mjs";
@@ -115,6 +116,7 @@ function story(inspection, staleMs) {
     ["What the kernel says", sentences(aboutFile(inspection), aboutWriter(inspection))],
     ["What an acquire would do", ACTIONS[verdict](inspection, staleMs)],
     ["Why", sentences(REASONS[inspection.ground] ?? DOUBT, remark(inspection))],
+    ["About the folder", inspection.sharedWith === null ? "" : aboutSharing(inspection.sharedWith)],
   ]);
 }
 

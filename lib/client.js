@@ -8,6 +8,7 @@
 const native = require("./binary.js");
 const { publishWatchdog, warnHoldExceeded } = require("./diagnostics.js");
 const { quote } = require("./errors.js");
+const { warnShared } = require("./shared-folder.js");
 
 /** What was asked for and has not ended: by ticket, the function that takes the outcome. */
 const pending = new Map();
@@ -36,9 +37,11 @@ function clientOf(face) {
   return (face.client ??= new native.Client(hear, face.isGeneral));
 }
 
-function hear({ ticket, outcome, handle, loss, isWanted, exceeded }) {
+function hear({ ticket, outcome, handle, loss, isWanted, exceeded, shared }) {
   if (exceeded) {
     warn(exceeded);
+  } else if (shared) {
+    warnShared(shared);
   } else if (isWanted) {
     take(waiterListeners, handle)?.();
   } else if (handle !== undefined) {

@@ -100,7 +100,7 @@ async function takeAll(face, ticket, inspections) {
 
 function inspectionFrom(face, inspected) {
   const { lockPath, processMayLive, staleReasons, removed, verdict, cause, users } = inspected;
-  const { holder = null, ageMs = null, witnessed = null, ground = null } = inspected;
+  const { holder = null, ageMs = null, witnessed = null, ground = null, sharedWith = null } = inspected;
   const record = JSON.parse(holder);
   return {
     lockPath,
@@ -117,6 +117,7 @@ function inspectionFrom(face, inspected) {
     witnessed,
     verdict,
     ground,
+    sharedWith,
     label: record?.label ?? null,
     ...(cause && { cause: refusalError(face, cause) }),
     ...(users && usersFrom(users)),

@@ -34,7 +34,7 @@ use crate::error::Error;
 use crate::locks::{self, Environment, Grant, Handle, Loss, Request, Ticket};
 use crate::os;
 use crate::process;
-use messages::{Message, Outcome, exceeded_hold, loss_name};
+use messages::{Message, Outcome, loss_name};
 
 /// The version that this binary was built from. The loader refuses a binary of another version.
 #[napi]
@@ -126,13 +126,11 @@ impl Client {
         let environment = if is_general { faces.general } else { faces.session };
         let its_tell = Arc::clone(&tell);
         let number = CLIENTS.fetch_add(1, Ordering::Relaxed);
-        locks::watch_watchdog(
+        locks::watch_news(
             number,
             environment,
-            Arc::new(move |paths, exceeded| {
-                let exceeded = Some(exceeded_hold(paths.lock(), exceeded));
-                let message = Message { exceeded, ..Message::default() };
-                its_tell.call(message, ThreadsafeFunctionCallMode::NonBlocking);
+            Arc::new(move |news| {
+                its_tell.call(Message::from(news), ThreadsafeFunctionCallMode::NonBlocking);
             }),
         );
         Ok(Self { environment, is_general, number, tell })

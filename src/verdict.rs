@@ -311,6 +311,25 @@ impl Reason {
     }
 }
 
+/// Who else uses a folder whose file system proves less than a local disk, as a live lock there shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedWith {
+    /// Another machine: it has the flock. If it crashes, nothing will tell.
+    OtherMachine,
+    /// A process of this machine whose flock does not meet ours: it reaches the folder by another mount.
+    OtherMount,
+}
+
+impl SharedWith {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OtherMachine => "other-machine",
+            Self::OtherMount => "other-mount",
+        }
+    }
+}
+
 /// What a time-out error or an inspection says about a lock file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
@@ -318,13 +337,15 @@ pub struct Report {
     pub record: Option<Record>,
     /// The judgement; `None` if the file could not be read, or changed too often.
     pub judgement: Option<Judgement>,
+    /// Who else uses the folder, where that costs safety or time.
+    pub shared_with: Option<SharedWith>,
 }
 
 impl Report {
     /// Judges `facts` as of `now_ms`, in milliseconds since the epoch.
     pub fn new(facts: &Facts, own: &Own, limits: Limits, now_ms: i64) -> Self {
         let judgement = Some(facts.judge(own, limits, now_ms));
-        Self { record: facts.record.clone(), judgement }
+        Self { record: facts.record.clone(), judgement, shared_with: facts.shared_with(own) }
     }
 
     /// The holder in the words of the older lock module: `pid=7 alive=true ageMs=1200`.
@@ -386,6 +407,23 @@ impl Facts {
     pub fn has_lost_its_flock(&self) -> bool {
         let promised = self.record.as_ref().and_then(|record| record.witness);
         promised.is_some() && promised == witness_of(self.trust) && self.flock == Flock::Ours
+    }
+
+    /// Who else uses the folder, as this lock shows, where that costs safety or time.
+    pub fn shared_with(&self, own: &Own) -> Option<SharedWith> {
+        let record = self.record.as_ref()?;
+        match self.flock {
+            Flock::Theirs if self.trust == Trust::Nothing => {
+                let is_far = differ(record.boot_id.as_ref(), own.boot_id.as_ref());
+                is_far.then_some(SharedWith::OtherMachine)
+            }
+            // Whoever writes a token takes a flock, too.
+            Flock::Ours if self.trust < Trust::Everything && record.token.is_some() => {
+                let is_alive = matches!(self.evidence(own), Evidence::Same(_));
+                is_alive.then_some(SharedWith::OtherMount)
+            }
+            _ => None,
+        }
     }
 
     /// Judges what was seen, as of an instant in milliseconds since the epoch.

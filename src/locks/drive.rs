@@ -22,7 +22,8 @@ use waits::{end_wait, wait_for_flock, wait_for_turn, watch};
 use super::lock::Lock;
 use super::order::{Exceeded, Order, Waiter};
 use super::{
-    Acquisition, Deliver, Handle, Loss, Registry, Released, TellLoss, TellWanted, with_registry,
+    Acquisition, Deliver, Handle, Loss, News, Registry, Released, TellLoss, TellWanted,
+    with_registry,
 };
 use crate::error::{Error, Result};
 use crate::os::{self, Instant, blocked};
@@ -410,14 +411,14 @@ fn tell_exceeded(paths: &LockPaths, exceeded: &Exceeded) {
         return;
     };
     let tell = with_registry(|registry| {
-        let (_, tell) = registry.tell_exceeded.get(&exceeded.client).cloned()?;
+        let (_, tell) = registry.clients.get(&exceeded.client).cloned()?;
         registry.unheard.insert(handle, (paths.clone(), exceeded.clone()));
         Some(tell)
     });
     let Some(tell) = tell else {
         return print_exceeded(paths, exceeded);
     };
-    tell(paths, exceeded);
+    tell(News::Exceeded(paths, exceeded));
     let late = move || {
         if let Some((paths, exceeded)) = with_registry(|registry| registry.unheard.remove(&handle))
         {

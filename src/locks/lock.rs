@@ -173,6 +173,11 @@ impl<C> Lock<C> {
         self.waiters.len()
     }
 
+    /// The acquire that has waited longest.
+    pub fn first_waiter(&self) -> Option<&Request> {
+        self.waiters.front().map(|waiter| &waiter.request)
+    }
+
     // --- Events: what callers do --------------------------------------------------------------------
 
     /// A caller wants the lock, and waits for it.

@@ -19,8 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::os::{self, Instant};
+use crate::os::{self, FileId, Instant};
 use crate::protocol::{HeldLock, LockPaths};
+use crate::verdict::SharedWith;
 
 pub use acquire::{acquire, try_acquire};
 use drive::{Caller, Entry, happen, happen_here};
@@ -106,8 +107,17 @@ pub type TellLoss = Arc<dyn Fn(Loss) + Send + Sync>;
 /// Called at most once, on any thread, when another acquire has begun to wait for a held lock. Must not block.
 pub type TellWanted = Arc<dyn Fn() + Send + Sync>;
 
-/// Called, on any thread, when the watchdog has ended a hold. Must not block.
-pub type TellExceeded = Arc<dyn Fn(&LockPaths, &Exceeded) + Send + Sync>;
+/// What a client is told beside the outcomes of its calls.
+#[derive(Debug, Clone, Copy)]
+pub enum News<'a> {
+    /// The watchdog has ended a hold. The client answers by [`heard`].
+    Exceeded(&'a LockPaths, &'a Exceeded),
+    /// An acquire waits for a lock that shows who else uses its folder. Told once for each folder.
+    Shared(&'a Path, SharedWith),
+}
+
+/// Called, on any thread. Must not block.
+pub type TellNews = Arc<dyn Fn(News<'_>) + Send + Sync>;
 
 /// A lock that this process holds, as `heldLocks` shows it.
 #[derive(Debug, Clone)]
@@ -137,10 +147,12 @@ struct Registry {
     /// Folders on trusted file systems, by the name in use and by real path. Each is *quick* from this
     /// instant on: any thread may make system calls there.
     quick_folders: HashMap<PathBuf, Instant>,
+    /// By folder: the last lock file that was asked who else uses the folder; `None` once that was told.
+    asked: HashMap<PathBuf, Option<FileId>>,
     /// How many locks the watchdog has released.
     watchdog_releases: usize,
-    /// By client.
-    tell_exceeded: HashMap<u64, (Environment, TellExceeded)>,
+    /// By number.
+    clients: HashMap<u64, (Environment, TellNews)>,
     /// What the watchdog has told, and JavaScript has not heard yet: by a handle of the hold.
     unheard: HashMap<Handle, (LockPaths, Exceeded)>,
 }
@@ -223,10 +235,10 @@ pub fn watch_wanted(handle: Handle, tell: TellWanted) {
     drive::watch_wanted(handle, tell);
 }
 
-/// Calls `tell` when the watchdog ends a hold that this client took. The caller answers by [`heard`]; otherwise
-/// the watchdog prints a line itself.
-pub fn watch_watchdog(client: u64, environment: Environment, tell: TellExceeded) {
-    with_registry(|registry| registry.tell_exceeded.insert(client, (environment, tell)));
+/// Calls `tell` with the client's news. If it does not answer that the watchdog has ended a hold, the watchdog
+/// prints a line itself.
+pub fn watch_news(client: u64, environment: Environment, tell: TellNews) {
+    with_registry(|registry| registry.clients.insert(client, (environment, tell)));
 }
 
 /// What the watchdog told about this hold was heard. `false`: too late, it has printed a line.
@@ -293,8 +305,8 @@ pub fn end(environment: Environment) {
     });
     drop(arrivals);
     drop(with_registry(|registry| {
-        let is_its = |_: &u64, it: &mut (Environment, TellExceeded)| it.0 == environment;
-        registry.tell_exceeded.extract_if(is_its).collect::<Vec<_>>()
+        let is_its = |_: &u64, it: &mut (Environment, TellNews)| it.0 == environment;
+        registry.clients.extract_if(is_its).collect::<Vec<_>>()
     }));
     for paths in &locks {
         drop(happen_here(paths, |lock, _| lock.forget(environment)));

@@ -47,6 +47,8 @@ pub struct Inspected {
     pub age_ms: Option<f64>,
     pub stale_reasons: Vec<String>,
     pub witnessed: Option<String>,
+    /// Who else uses the folder: `"other-machine"` or `"other-mount"`.
+    pub shared_with: Option<String>,
     pub verdict: String,
     /// Why; absent if it could not be judged.
     pub ground: Option<String>,
@@ -203,6 +205,7 @@ impl From<Found> for Inspected {
             process_may_live: judgement.is_none_or(Judgement::process_may_live),
             age_ms: judgement.and_then(|judgement| judgement.age_ms).map(|age_ms| age_ms as f64),
             stale_reasons: reasons.map(|reason| reason.as_str().to_owned()).collect(),
+            shared_with: inspection.report.shared_with.map(|it| it.as_str().to_owned()),
             witnessed: judgement.and_then(|judgement| witness_name(judgement.ground)),
             verdict: inspection.verdict().as_str().to_owned(),
             ground: judgement.map(|judgement| judgement.ground.as_str().to_owned()),

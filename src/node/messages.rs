@@ -5,7 +5,7 @@ use std::path::Path;
 use napi_derive::napi;
 
 use crate::error::Error;
-use crate::locks::{Exceeded, Grant, Loss};
+use crate::locks::{Exceeded, Grant, Loss, News};
 use crate::os;
 use crate::record::Record;
 use crate::verdict::Report;
@@ -23,6 +23,16 @@ pub struct Message {
     pub is_wanted: Option<bool>,
     /// The watchdog has ended a hold.
     pub exceeded: Option<ExceededHold>,
+    /// Somebody else uses a folder.
+    pub shared: Option<SharedFolder>,
+}
+
+/// A folder whose file system proves less than a local disk, and that somebody else uses.
+#[napi(object)]
+pub struct SharedFolder {
+    pub folder: String,
+    /// `"other-machine"` or `"other-mount"`.
+    pub shared_with: String,
 }
 
 /// A hold that the watchdog has ended. `watchdog_heard` confirms it.
@@ -153,7 +163,23 @@ pub fn refusal(error: &Error) -> Refusal {
     }
 }
 
-pub fn exceeded_hold(lock_path: &Path, exceeded: &Exceeded) -> ExceededHold {
+impl From<News<'_>> for Message {
+    fn from(news: News<'_>) -> Self {
+        match news {
+            News::Exceeded(paths, exceeded) => {
+                let exceeded = Some(exceeded_hold(paths.lock(), exceeded));
+                Self { exceeded, ..Self::default() }
+            }
+            News::Shared(folder, shared_with) => {
+                let shared_with = shared_with.as_str().to_owned();
+                let shared = Some(SharedFolder { folder: text(folder), shared_with });
+                Self { shared, ..Self::default() }
+            }
+        }
+    }
+}
+
+fn exceeded_hold(lock_path: &Path, exceeded: &Exceeded) -> ExceededHold {
     ExceededHold {
         handles: exceeded.handles.iter().map(|handle| handle.0 as f64).collect(),
         lock_path: text(lock_path),

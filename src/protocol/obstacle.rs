@@ -1,13 +1,13 @@
 //! What is in a contender's way.
 
-use super::file::LockFile;
+use super::file::{LockFile, facts_of};
 use super::paths::LockPaths;
 use super::queue::Place;
 use crate::error::Error;
 use crate::os::blocked::Stop;
-use crate::os::{self, File};
+use crate::os::{self, File, FileId};
 use crate::process;
-use crate::verdict::{Facts, Judgement};
+use crate::verdict::{Facts, Flock, Judgement, SharedWith};
 
 /// Something in the way. It keeps the lock file open, to watch the file and to keep its inode number from being
 /// reused.
@@ -72,6 +72,19 @@ impl Obstacle {
         }
     }
 
+    /// Who else uses the folder, where that costs safety or time. Reads the lock file if nobody has.
+    pub fn shared_with(&self, paths: &LockPaths) -> Option<SharedWith> {
+        let own = process::own();
+        match &self.kind {
+            Kind::Flocked(file) if file.is_trusted() => None,
+            Kind::Flocked(file) => {
+                facts_of(paths.lock(), file, Flock::Theirs, false).ok()??.shared_with(&own)
+            }
+            Kind::Respected { facts, .. } => facts.shared_with(&own),
+            Kind::Unclear(_) => None,
+        }
+    }
+
     /// In how many milliseconds the verdict becomes dead by age.
     pub fn matures_in_ms(&self) -> Option<u64> {
         match &self.kind {
@@ -88,13 +101,18 @@ impl Obstacle {
         }
     }
 
+    /// Device and inode of its file, which it keeps open.
+    pub fn file_id(&self) -> Option<FileId> {
+        match &self.kind {
+            Kind::Flocked(file) | Kind::Respected { file, .. } => Some(file.id),
+            Kind::Unclear(_) => None,
+        }
+    }
+
     /// Whether its file is still at the path.
     pub fn is_at_path(&self, paths: &LockPaths) -> bool {
-        let id = match &self.kind {
-            Kind::Flocked(file) | Kind::Respected { file, .. } => file.id,
-            Kind::Unclear(_) => return false,
-        };
-        os::status_at(paths.lock()).is_ok_and(|found| found.id == id)
+        let is_it = |id| os::status_at(paths.lock()).is_ok_and(|found| found.id == id);
+        self.file_id().is_some_and(is_it)
     }
 
     /// Whether nothing has changed since the look. Asked after the watch was set up: the watch reports later

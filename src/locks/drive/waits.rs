@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::{Todo, happen, happen_by_timer, happen_here, report};
-use crate::locks::{Handle, TellLoss, TellWanted, with_registry};
-use crate::os::{self, Errno, blocked};
+use crate::locks::{Handle, News, TellLoss, TellWanted, with_registry};
+use crate::os::{self, Errno, FileId, blocked};
 use crate::process;
 use crate::protocol::{self, HeldLock, LockPaths, Obstacle, Place, ToldBy};
 
@@ -88,6 +88,9 @@ pub fn watch(paths: &LockPaths, number: u64, obstacle: Obstacle) -> Todo {
     let mut watches = Vec::new();
     let mut has_ended = false;
     let told_by = obstacle.told_by();
+    if told_by == ToldBy::Time {
+        tell_if_shared(paths, &obstacle);
+    }
     if let (ToldBy::Close | ToldBy::Exit(_), Some(file)) = (told_by, obstacle.file()) {
         watches.extend(os::on_change(file, stir()));
     }
@@ -106,6 +109,25 @@ pub fn watch(paths: &LockPaths, number: u64, obstacle: Obstacle) -> Todo {
         }
     });
     report(paths, |lock, now| lock.watched(now, obstacle, is_told, is_same))
+}
+
+/// Tells a client who else uses the folder, once, where that costs safety or time. Each lock file is asked once.
+fn tell_if_shared(paths: &LockPaths, obstacle: &Obstacle) {
+    let (folder, id) = (paths.folder(), obstacle.file_id());
+    let is_asked = |asked: &Option<FileId>| asked.is_none() || *asked == id;
+    if id.is_none() || with_registry(|registry| registry.asked.get(folder).is_some_and(is_asked)) {
+        return;
+    }
+    let shared_with = obstacle.shared_with(paths);
+    let tell = with_registry(|registry| {
+        let client = registry.locks.get(paths)?.lock.first_waiter()?.ticket.client;
+        let (_, tell) = registry.clients.get(&client).cloned()?;
+        registry.asked.insert(folder.to_owned(), id.filter(|_| shared_with.is_none()));
+        Some(tell)
+    });
+    if let (Some(shared_with), Some(tell)) = (shared_with, tell) {
+        tell(News::Shared(folder, shared_with));
+    }
 }
 
 /// See [`super::watch_loss`].
