@@ -61,13 +61,22 @@ async function startClient(image, parameters) {
 
 // --- The events ---------------------------------------------------------------------------------------
 
-const rows = [];
+/** By event, and by the name of the mount. */
+const outcomes = new Map();
 let failures = 0;
 
 function report(mount, event, outcome, seconds, isRight) {
-  rows.push([mount.name, event, outcome, seconds === undefined ? "" : seconds.toFixed(1)]);
+  const all = seconds === undefined ? outcome : `${outcome}, ${seconds.toFixed(1)} s`;
+  outcomes.set(event, { ...outcomes.get(event), [mount.name]: all });
   failures += isRight ? 0 : 1;
-  console.log(`${isRight ? "ok  " : "FAIL"} ${rows.at(-1).join(" | ")}`);
+  console.log(`${isRight ? "ok  " : "FAIL"} ${mount.name}: ${event}: ${all}`);
+}
+
+function table() {
+  const names = MOUNTS.map(({ name }) => name);
+  const row = (cells) => `| ${cells.join(" | ")} |`;
+  const rows = [...outcomes].map(([event, by]) => row([event, ...names.map((name) => by[name] ?? "")]));
+  return [row(["event", ...names]), row(["---", ...names.map(() => "---")]), ...rows].join("\n");
 }
 
 const since = (start) => (performance.now() - start) / 1000;
@@ -157,11 +166,11 @@ async function longCut(mount, { file, its, other, wait }, cutAt, backAt) {
   const takenAfter = (wait.start - cutAt) / 1000 + wait.seconds;
   const isInTime = takenAfter >= LEASE_S - HEARD_BEFORE_S - 1 && takenAfter <= LEASE_S + TAKEN_WITHIN_S;
   report(mount, event, wait.error ? wait.error.message : "taken over", takenAfter, isInTime && !wait.error);
-  await expectTold(mount, "its signal, after it is back", its, file, backAt);
+  await expectTold(mount, "its signal, once it is back", its, file, backAt);
   const [isHeld, isTheirs] = [await its.held(file), await other.held(file)];
   const release = await its.release(file).then(() => "resolves", (error) => error.code);
   const isRight = !isHeld && isTheirs && release === "ERR_LOCK_LOST";
-  report(mount, "its `held` and `release()`", `${isHeld}, ${release}`, undefined, isRight);
+  report(mount, "its `held` and `release()` then", `${isHeld}, ${release}`, undefined, isRight);
   await other.release(file);
 }
 
@@ -178,10 +187,12 @@ async function expectTold(mount, event, its, file, backAt) {
 
 /** Nobody has taken the lock: only the server knows that it is gone. */
 async function forgotten(mount, { file, its }, backAt) {
-  await expectTold(mount, "holder cut off while the server starts again", its, file, backAt);
+  const event = "holder cut off while the server starts again";
+  await expectTold(mount, `${event}: its signal, once it is back`, its, file, backAt);
   const isHeld = await its.held(file);
   const release = await its.release(file).then(() => "resolves", (error) => error.code);
-  report(mount, "its `held` and `release()`", `${isHeld}, ${release}`, undefined, !isHeld && release === "ERR_LOCK_LOST");
+  const isRight = !isHeld && release === "ERR_LOCK_LOST";
+  report(mount, `${event}: its \`held\` and \`release()\` then`, `${isHeld}, ${release}`, undefined, isRight);
 }
 
 async function restart(mount, { file, its, other, wait }, downAt) {
@@ -289,7 +300,6 @@ try {
   await Promise.all([...machines].map((machine) => machine.kill()));
   rmSync(folder, { recursive: true });
 }
-console.log("\n| file system | event | outcome | seconds |\n|---|---|---|---|");
-console.log(rows.map((row) => `| ${row.join(" | ")} |`).join("\n"));
+console.log(`\n${table()}`);
 console.log(failures === 0 ? "\nall as promised" : `\n${failures} not as promised`);
 process.exit(failures === 0 ? 0 : 1);

@@ -5,6 +5,7 @@
 
 const MOD = "src/protocol/mod.rs";
 const TAKEOVER = "src/protocol/takeover.rs";
+const FILE = "src/protocol/file.rs";
 const HELD = "src/protocol/held.rs";
 const QUEUE = "src/protocol/queue.rs";
 const TEMPORARY = "src/protocol/temporary.rs";
@@ -21,6 +22,11 @@ export const MUTANTS = [
     name: "the dead flock is kept during a takeover",
     edits: [[TAKEOVER, "let replaced = match names(", "let _ = os::unlock(&dead.file);\n    let replaced = match names("]],
     by: "rules::those_who_find_a_dead_lock_that_is_being_taken_over_block",
+  },
+  {
+    name: "over NFS 4 a contender keeps the flock of a dead file",
+    edits: [[FILE, "        self.file = file;\n", ""]],
+    by: "two_processes_on_a_file_server",
   },
   {
     name: "the path still names the dead file after its flock",
