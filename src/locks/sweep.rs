@@ -322,12 +322,12 @@ impl Sweep {
                     Err(cause) => inspection.cause = Some(cause),
                 }
                 super::removed(paths);
-                Some(inspection)
+                Some(*inspection)
             }
             Ok(Some(Clearing::Replaced { inspection, held, settles: true })) => {
                 let (index, until) = (self.found.len(), os::now() + SETTLE);
                 self.settling.push_back(Settling { index, ours: held, until });
-                Some(inspection)
+                Some(*inspection)
             }
             Err(cause) => Some(Inspection::unknown(paths, Some(cause))),
         }

@@ -43,7 +43,7 @@ pub enum Clearing {
     /// It was dead, and a lock of ours has replaced it. The caller calls [`finish`].
     Replaced {
         /// The dead one.
-        inspection: Inspection,
+        inspection: Box<Inspection>,
         /// Ours.
         held: HeldLock,
         /// Whether `held` has to settle before [`finish`].
@@ -157,9 +157,11 @@ pub fn clear(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Cle
         };
         let cause = match replaced {
             Ok(Takeover::Done(held)) => {
+                let inspection = Box::new(inspection);
                 return Ok(Some(Clearing::Replaced { inspection, held, settles: false }));
             }
             Ok(Takeover::Unsettled(held)) => {
+                let inspection = Box::new(inspection);
                 return Ok(Some(Clearing::Replaced { inspection, held, settles: true }));
             }
             Ok(Takeover::Lost) => continue,

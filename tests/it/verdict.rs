@@ -4,7 +4,7 @@ use session_write_lock::os::{Executable, Lease, Process, Trust};
 use session_write_lock::process::Own;
 use session_write_lock::record::{DeclaredWitness, Record, to_iso};
 use session_write_lock::verdict::{
-    Facts, Flock, Ground, Limits, LookUp, Reason, Report, Verdict, Writer,
+    Facts, Flock, Ground, Limits, LookUp, Reason, Report, SharedWith, Verdict, Writer,
 };
 
 const LIMITS: Limits = Limits { stale_ms: 60_000, grace_ms: 5_000 };
@@ -97,6 +97,28 @@ fn a_flock_holders_record_without_a_flock_is_dead_even_if_its_process_lives() {
     assert_eq!(judged(&from_afar), (Verdict::Held, Ground::ThisProcess));
     let unknown = Facts { trust: Trust::Flocks, flock: Flock::Unknown, ..far };
     assert_eq!(judged(&unknown), (Verdict::Held, Ground::ThisProcess));
+}
+
+#[test]
+fn a_live_lock_of_another_machine_or_mount_shows_who_shares_an_untrusted_folder() {
+    let record = Record { token: Some("t".into()), boot_id: Some("another".into()), ..by(THEM) };
+    let far = Facts { trust: Trust::Nothing, flock: Flock::Theirs, ..seen(record.clone()) };
+    assert_eq!(far.shared_with(&own()), Some(SharedWith::OtherMachine));
+    for trust in [Trust::Flocks, Trust::Everything] {
+        assert_eq!(Facts { trust, ..far.clone() }.shared_with(&own()), None);
+    }
+    // It may be a dead one of an earlier boot.
+    assert_eq!(Facts { flock: Flock::Ours, ..far }.shared_with(&own()), None);
+
+    let record = Record { starttime: own().start_time, boot_id: None, ..record };
+    let near = Facts {
+        trust: Trust::Nothing,
+        writer: Lease::Unanswered,
+        ..seen(Record { pid: Some(own().pid), ..record })
+    };
+    assert_eq!(near.shared_with(&own()), Some(SharedWith::OtherMount));
+    assert_eq!(Facts { trust: Trust::Everything, ..near.clone() }.shared_with(&own()), None);
+    assert_eq!(Facts { flock: Flock::Theirs, ..near }.shared_with(&own()), None);
 }
 
 #[test]
@@ -230,7 +252,7 @@ fn a_live_lock_can_be_too_old() {
 fn the_owner_is_told_in_the_older_modules_words() {
     let facts = Facts { flock: Flock::Theirs, ..seen(by(THEM)) };
     let judgement = facts.judge(&own(), LIMITS, NOW + 1_200);
-    let report = Report { record: facts.record, judgement: Some(judgement) };
+    let report = Report { record: facts.record, judgement: Some(judgement), shared_with: None };
     assert_eq!(report.owner(), "pid=77 alive=true ageMs=1200");
     assert_eq!(Report::default().owner(), "owner=unknown");
 }
