@@ -154,7 +154,7 @@ pub fn watch_loss(handle: Handle, tell: TellLoss) {
         keep_watch(&paths, &held, Check::Loss, watch);
     }
     // The lock may have been lost before the watch was set up.
-    happen_here(&paths, |lock, _| lock.check_path());
+    happen(&paths, |lock, _| lock.check_path());
 }
 
 /// What is checked by time where no event tells of it.
