@@ -208,11 +208,10 @@ async function restart(mount, { file, its, other, wait }, downAt) {
   await other.release(file);
 }
 
-async function killed(mount, { file, other, wait }, killedAt) {
-  const event = "holder's machine killed";
+async function killed(mount, event, { file, other, wait }, killedAt, within) {
   await wait.settled;
   const seconds = (wait.start - killedAt) / 1000 + wait.seconds;
-  report(mount, event, wait.error ? wait.error.message : "taken over", seconds, !wait.error && seconds <= LEASE_S + TAKEN_WITHIN_S);
+  report(mount, event, wait.error ? wait.error.message : "taken over", seconds, !wait.error && seconds <= within);
   await other.release(file);
 }
 
@@ -270,11 +269,18 @@ async function test(image, disk, machines) {
   const heardAt = performance.now();
   await forEachMount((mount, number) => forgotten(mount, unheard[number], heardAt));
 
+  const shot = await forEachMount((mount) => contend(mount, "shot", a, b));
+  const shotAt = performance.now();
+  await forEachMount(async (mount, number) => a.sh(`kill -9 ${await shot[number].its.pid()}`));
+  const ofAProcess = "holder's process killed";
+  await forEachMount((mount, number) => killed(mount, ofAProcess, shot[number], shotAt, TAKEN_WITHIN_S));
+
   const alone = await forEachMount((mount) => contend(mount, "killed", a, b));
   const killedAt = performance.now();
   await a.kill();
   await sleep((LEASE_S + TAKEN_WITHIN_S) * 1000);
-  await forEachMount((mount, number) => killed(mount, alone[number], killedAt));
+  const ofAMachine = "holder's machine killed";
+  await forEachMount((mount, number) => killed(mount, ofAMachine, alone[number], killedAt, LEASE_S + TAKEN_WITHIN_S));
 }
 
 const reason = reasonAgainst();

@@ -20,6 +20,7 @@ const OPERATIONS = {
     await got?.release();
     return got !== null && got !== undefined;
   },
+  pid: () => process.pid,
   release: (file) => held.get(file).got.release(),
   held: (file) => held.get(file).got.held,
   /** How its signal fired, and how long ago; `null` if it did not. */

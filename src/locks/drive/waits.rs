@@ -143,15 +143,14 @@ pub fn watch_loss(handle: Handle, tell: TellLoss) {
     };
     if is_new {
         let its_paths = paths.clone();
-        // Another machine's changes are not reported.
-        let watch = if held.is_trusted() {
-            os::on_change(held.file(), move || {
-                happen_by_timer(&its_paths, |lock, _| lock.check_path());
-            })
-        } else {
-            Err(Errno::NOSYS)
-        };
+        let watch = os::on_change(held.file(), move || {
+            happen_by_timer(&its_paths, |lock, _| lock.check_path());
+        });
         keep_watch(&paths, &held, Check::Loss, watch);
+        if !held.is_trusted() {
+            // Another machine's changes are not reported: check by time, too.
+            keep_watch(&paths, &held, Check::Loss, Err(Errno::NOSYS));
+        }
     }
     // The lock may have been lost before the watch was set up.
     happen(&paths, |lock, _| lock.check_path());
