@@ -93,12 +93,12 @@ export const MUTANTS = [
   },
   {
     name: "reads of a new file are forgotten",
-    edits: [[MAKE, "let _ = os::forget_reads(&file);", ""], [TEMPORARY, "is_noted && os::forget_reads(&new.file).is_ok()", "is_noted"]],
+    edits: [[MAKE, "let _ = os::forget_reads(&file.file);", ""], [TEMPORARY, "is_noted && os::forget_reads(&new.file).is_ok()", "is_noted"]],
     by: "rules::a_dead_lock_that_nobody_has_read_is_taken_over_at_once",
   },
   {
     name: "the dead descriptor stays open",
-    edits: [[MOD, "match takeover::take_over(", "let (id, path) = (dead.id, paths.lock());\n                drop(dead);\n                let Ok(file) = os::open(path) else { continue };\n                let dead = LockFile { file, id };\n                match takeover::take_over("]],
+    edits: [[MOD, "match takeover::take_over(", "let (id, path) = (dead.id, paths.lock());\n                drop(dead);\n                let Ok(file) = os::open(path) else { continue };\n                let dead = LockFile::new(file, id);\n                match takeover::take_over("]],
     by: BESIDE_OLDER,
   },
   // --- Making, publishing, temporaries
@@ -109,7 +109,7 @@ export const MUTANTS = [
   },
   {
     name: "a temporary is swept only if abandoned",
-    edits: [[TEMPORARY, "Err(Errno::WOULDBLOCK) => return Ok(false)", "Err(Errno::WOULDBLOCK) => return Ok(true)"]],
+    edits: [[TEMPORARY, "if flock == Flock::Theirs {\n        return Ok(false);", "if flock == Flock::Theirs {\n        return Ok(true);"]],
     by: "rules::one_comes_upon_a_temporary_in_use",
   },
   {
@@ -129,12 +129,12 @@ export const MUTANTS = [
   },
   {
     name: "what was linked from a temporary is looked at",
-    edits: [[PUBLISH, "Ok(()) | Err(Errno::EXIST | Errno::NOENT) => Ok(held.is_at_its_path()?.then_some(held)),", "Ok(()) => Ok(Some(held)),\n        Err(Errno::EXIST | Errno::NOENT) => Ok(None),"]],
+    edits: [[PUBLISH, "Ok(()) | Err(Errno::EXIST | Errno::NOENT) => None,", "Ok(()) => {\n            discard(&paths.temporary(), &held.file);\n            return Ok(Some(held));\n        }\n        Err(Errno::EXIST | Errno::NOENT) => {\n            discard(&paths.temporary(), &held.file);\n            return Ok(None);\n        }"]],
     by: "rules::two_publish_one_temporary_on_a_mount",
   },
   {
     name: "what another has linked is looked at",
-    edits: [[PUBLISH, "Ok(()) | Err(Errno::EXIST | Errno::NOENT) => Ok(held.is_at_its_path()?.then_some(held)),", "Ok(()) => Ok(held.is_at_its_path()?.then_some(held)),\n        Err(Errno::EXIST | Errno::NOENT) => Ok(None),"]],
+    edits: [[PUBLISH, "Ok(()) | Err(Errno::EXIST | Errno::NOENT) => None,", "Ok(()) => None,\n        Err(Errno::EXIST | Errno::NOENT) => {\n            discard(&paths.temporary(), &held.file);\n            return Ok(None);\n        }"]],
     by: "rules::two_publish_one_temporary_on_a_mount",
   },
   // --- Releasing
@@ -191,7 +191,7 @@ export const MUTANTS = [
   },
   {
     name: "no queue file is used on a mount",
-    edits: [[QUEUE, "if !is_usable(&status) || !os::is_trusted(&file, status.id) {", "if !is_usable(&status) {"]],
+    edits: [[QUEUE, "if !is_usable(&status) || os::trust(&file, status.id) < Trust::Everything {", "if !is_usable(&status) {"]],
     by: "rules::a_queue_file_on_a_mount_is_not_used",
   },
   {
