@@ -80,6 +80,8 @@ for (const [name, fileSystem] of Object.entries(FILE_SYSTEMS)) {
     const rounds = 8;
     await Promise.all(agents.map((agent) => agent.run(enter, sessionFile, rounds)));
     expect(readFileSync(path.join(mounts.view, "chat.jsonl"), "utf8")).toHaveLength(8 * rounds);
+    // Whoever waited leaves the queue a moment after its release.
+    await until("only the session is left", () => files().length === 1);
     expect(files()).toEqual(["chat.jsonl"]);
 
     // Live locks of either module stand.

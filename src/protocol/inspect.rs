@@ -82,9 +82,14 @@ impl Inspection {
 /// # Errors
 /// Only if `lstat` fails. Any other error is reported in [`Inspection::cause`].
 pub fn inspect(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Inspection>> {
-    // An acquire would notice at the latest when the name is taken; nobody would here.
-    let _ = os::forget_names(paths.folder()); // on failure a new lock file may not be seen yet
-    match look_closely(paths, claim, now_ms) {
+    let seen = match look_closely(paths, claim, now_ms) {
+        // An acquire would notice at the latest when it takes the name; an inspection would not.
+        Ok(Look::Vacant) if os::forget_names(paths.folder()).is_ok() => {
+            look_closely(paths, claim, now_ms)
+        }
+        seen => seen,
+    };
+    match seen {
         Err(error @ Error::System { syscall: "lstat", .. }) => Err(error),
         Err(cause) => Ok(Some(Inspection::unknown(paths, Some(cause)))),
         Ok(Look::Vacant) => Ok(None),
