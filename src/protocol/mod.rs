@@ -6,8 +6,8 @@
 //! * Two contenders find one dead lock: the flock of the dead file decides. [`takeover`].
 //! * Waiters get the lock in the order of their arrival: [`queue`].
 //! * A release removes the lock file only if it is still its own: [`HeldLock::release`].
-//! * A contender flocks an older process's lock file only while it judges the file, and never opens it for
-//!   writing: an open writer makes a lock look alive.
+//! * A contender flocks an older process's lock file only while it judges the file. It never opens it for
+//!   writing, but over NFS 4: an open writer makes a lock look alive.
 //!
 //! An *attempt* puts these together. It never sleeps, and every loop is bounded: after too many lost rounds
 //! the attempt returns `Contended`, and the caller retries.
@@ -48,7 +48,7 @@ pub use queue::{Place, Turn, is_waited_for};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::os::{self, Errno, Trust};
+use crate::os::{self, Errno};
 use crate::process;
 use crate::verdict::{Facts, Flock};
 
@@ -220,8 +220,7 @@ pub fn is_free(paths: &LockPaths, claim: &Claim) -> bool {
 /// Whether a folder is on a trusted file system.
 pub fn is_trusted_folder(folder: &std::path::Path) -> bool {
     os::open(folder).is_ok_and(|folder| {
-        os::status_of(&folder)
-            .is_ok_and(|status| os::trust(&folder, status.id) == Trust::Everything)
+        os::status_of(&folder).is_ok_and(|status| os::is_trusted(&folder, status.id))
     })
 }
 
@@ -233,7 +232,7 @@ enum Look {
     Vacant,
     /// A lock that has to be respected.
     Alive(Kind),
-    /// A dead lock. We have its flock, where the file system gives it to readers.
+    /// A dead lock. We have its flock, where the file system has flocks.
     Dead(LockFile, Box<Facts>),
     /// It changed while we looked.
     Moved,
@@ -243,8 +242,7 @@ impl Look {
     /// Whether this lock file is known to be on a trusted file system, so that a queue can be used.
     fn is_trusted(&self) -> bool {
         match self {
-            Self::Alive(Kind::Flocked(file)) => file.is_trusted(),
-            Self::Alive(Kind::Respected { facts, .. }) => facts.trust == Trust::Everything,
+            Self::Alive(Kind::Flocked(file) | Kind::Respected { file, .. }) => file.is_trusted(),
             _ => false,
         }
     }
