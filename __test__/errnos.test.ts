@@ -11,8 +11,8 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { expect } from "vitest";
 
-import { inject, trace, warmAgent } from "./strace.js";
-import { type Agent, DEAD_RECORDS, footprint, root, temporaryFolder, testWith, type Tools, until } from "./support.js";
+import { callsIn, inject, isBeside, trace, warmAgent } from "./strace.js";
+import { type Agent, DEAD_RECORDS, footprint, root, temporaryFolder, testWith, until } from "./support.js";
 
 const straceTest = testWith("strace");
 
@@ -20,9 +20,8 @@ const triesAll = process.env.ERRNOS === "all";
 
 const ERRORS: Record<string, string[]> = JSON.parse(readFileSync(path.join(root, "__test__/fixtures/errnos.json"), "utf8"));
 
-/** What a process calls besides: of the event loop, of threads and of memory. And `close`, see above. */
-const OTHERS =
-  /^(close|read|write|recvmsg|sendmsg|poll|ppoll|io_uring_\w+|epoll_\w+|futex|clone3?|rseq|prctl|set_robust_list|sched_\w+|rt_sig\w+|restart_syscall|exit|gettid|getpid|mmap|munmap|mremap|mprotect|madvise|brk)$/;
+/** Calls that are not the lock's; and `close`, see above. */
+const BESIDE = ["close", "poll", "ppoll", "getpid"];
 
 /** No step comes near this many calls of one kind in one thread. */
 const MOST_CALLS = 60;
@@ -50,23 +49,13 @@ interface Failure {
   path?: string;
 }
 
-/** Acquires over there and keeps the lock; what went wrong, or nothing. */
-async function acquireThere({ lock, kept }: Tools, sessionFile: string, timeoutMs: number): Promise<Failure | null> {
+/** What went wrong, or nothing. An abort by time is what was asked for. */
+async function failureOf(work: Promise<unknown>): Promise<Failure | null> {
   try {
-    kept.set(sessionFile, await lock.acquireSessionWriteLock({ sessionFile, timeoutMs }));
+    await work;
     return null;
-  } catch ({ code, syscall, path }: any) {
-    return { code, syscall, path };
-  }
-}
-
-async function releaseThere({ kept }: Tools, sessionFile: string): Promise<Failure | null> {
-  try {
-    await kept.get(sessionFile).release();
-    kept.delete(sessionFile);
-    return null;
-  } catch ({ code, syscall, path }: any) {
-    return { code, syscall, path };
+  } catch ({ name, code, syscall, path }: any) {
+    return name === "TimeoutError" ? null : { code, syscall, path };
   }
 }
 
@@ -74,7 +63,7 @@ const hold = (agent: Agent, { sessionFile }: Scene) => agent.acquire({ sessionFi
 
 /** Waits for a lock that another one holds, which lets go when the waiter sleeps, or a moment later. */
 async function handOver({ clumsy, other, sessionFile }: Scene, waiter: Agent, releaser: Agent) {
-  const waiting = waiter.run(acquireThere, sessionFile, 5_000);
+  const waiting = failureOf(waiter.acquire({ sessionFile, timeoutMs: 5_000 }));
   let isOver = false;
   void waiting.then(() => (isOver = true));
   const deadline = performance.now() + 150;
@@ -82,14 +71,15 @@ async function handOver({ clumsy, other, sessionFile }: Scene, waiter: Agent, re
     const { watches, blocked } = footprint(waiter.pid);
     return isOver || watches + blocked > 0 || performance.now() > deadline;
   });
-  const released = await releaser.run(releaseThere, sessionFile);
+  const released = await failureOf(releaser.release(sessionFile));
   const acquired = await waiting;
-  const held = releaser === other || acquired ? null : await other.run(releaseThere, sessionFile);
-  expect(held).toBe(null);
+  if (waiter === other && !acquired) {
+    await other.release(sessionFile);
+  }
   return waiter === clumsy ? acquired : released;
 }
 
-const acquire = ({ clumsy, sessionFile }: Scene) => clumsy.run(acquireThere, sessionFile, TIMEOUT_MS);
+const acquire = ({ clumsy, sessionFile }: Scene) => failureOf(clumsy.acquire({ sessionFile, timeoutMs: TIMEOUT_MS }));
 
 const putRecord = (record: string) => ({ sessionFile }: Scene) => writeFileSync(`${sessionFile}.lock`, record);
 
@@ -99,7 +89,7 @@ const STEPS: Record<string, Step> = {
   "a takeover from the older module": { prepare: putRecord(DEAD_RECORDS["the older module"]), run: acquire },
   "a release": {
     prepare: (scene) => hold(scene.clumsy, scene),
-    run: ({ clumsy, sessionFile }) => clumsy.run(releaseThere, sessionFile),
+    run: ({ clumsy, sessionFile }) => failureOf(clumsy.release(sessionFile)),
   },
   "a hand-over, by the waiter": {
     prepare: (scene) => hold(scene.other, scene),
@@ -112,31 +102,26 @@ const STEPS: Record<string, Step> = {
   "an abort": {
     prepare: (scene) => hold(scene.other, scene),
     async run({ clumsy, other, sessionFile }) {
-      const failure = await clumsy.run(async ({ lock }, sessionFile) => {
+      const acquired = clumsy.run(async ({ lock }, sessionFile) => {
         const signal = AbortSignal.timeout(30);
-        try {
-          await (await lock.acquireSessionWriteLock({ sessionFile, signal })).release();
-          return null;
-        } catch ({ code, name, syscall, path }: any) {
-          return name === "TimeoutError" ? null : { code, syscall, path };
-        }
+        await (await lock.acquireSessionWriteLock({ sessionFile, signal })).release();
       }, sessionFile);
+      const failure = await failureOf(acquired);
       await other.release(sessionFile);
       return failure;
     },
   },
   "a sweep": {
     prepare: putRecord(DEAD_RECORDS["the addon"]),
-    run: ({ clumsy, folder }) =>
-      clumsy.run(async ({ lock }, sessionsDir) => {
-        try {
-          const { locks } = await lock.cleanStaleLockFiles({ sessionsDir });
-          const { code, syscall, path }: any = locks[0]?.cause ?? {};
-          return code ? { code, syscall, path } : null;
-        } catch ({ code, syscall, path }: any) {
-          return { code, syscall, path };
+    run: ({ clumsy, folder }) => {
+      const swept = clumsy.run(async ({ lock }, sessionsDir) => {
+        const { locks } = await lock.cleanStaleLockFiles({ sessionsDir });
+        if (locks[0]?.cause) {
+          throw locks[0].cause;
         }
-      }, folder),
+      }, folder);
+      return failureOf(swept);
+    },
   },
 };
 
@@ -149,8 +134,7 @@ async function callsOf({ prepare, run }: Step, agents: { clumsy: Agent; other: A
   expect(await run(scene)).toBe(null);
   await detach();
   await restore(scene);
-  const names = [...readFileSync(log, "utf8").matchAll(/^\d+ +(?:<\.\.\. )?([a-z]\w+)/gm)].map((match) => match[1]!);
-  return [...new Set(names)].filter((name) => !OTHERS.test(name)).sort();
+  return callsIn(log).filter((name) => !isBeside(name, ...BESIDE));
 }
 
 function newScene(agents: { clumsy: Agent; other: Agent }): Scene {
@@ -171,7 +155,7 @@ async function restore({ clumsy, other, sessionFile }: Scene): Promise<void> {
 
 /** The lock can be had, and is gone without a trace afterwards. */
 async function expectUsable({ folder, other, sessionFile }: Scene, what: string): Promise<void> {
-  expect(await other.run(acquireThere, sessionFile, 5_000), what).toBe(null);
+  expect(await failureOf(other.acquire({ sessionFile, timeoutMs: 5_000 })), what).toBe(null);
   await other.release(sessionFile);
   const left = () => readdirSync(folder).filter((name) => !name.endsWith(".new"));
   await until(`nothing is left: ${what}`, () => left().length === 0);

@@ -4,6 +4,7 @@
  */
 
 import { type ChildProcess, spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import path from "node:path";
 import { onTestFinished } from "vitest";
 
@@ -33,6 +34,20 @@ export async function trace(agent: Agent, ...options: string[]): Promise<() => P
     await ended;
   };
 }
+
+/** The names of the calls in a log of strace. */
+export function callsIn(log: string): string[] {
+  const names = readFileSync(log, "utf8").matchAll(/^\d+ +(?:<\.\.\. )?([a-z]\w+)/gm);
+  return [...new Set([...names].map((match) => match[1]!))].sort();
+}
+
+/** What a process calls besides: of the event loop, of threads and of memory; and `more`. */
+export function isBeside(name: string, ...more: string[]): boolean {
+  return more.includes(name) || OF_THE_RUNTIME.test(name);
+}
+
+const OF_THE_RUNTIME =
+  /^(read|write|recvmsg|sendmsg|io_uring_\w+|epoll_\w+|futex|clone3?|rseq|prctl|set_robust_list|sched_\w+|rt_sig\w+|restart_syscall|exit|gettid|mmap|munmap|mremap|mprotect|madvise|brk)$/;
 
 export function inject(call: string, fault: string): string[] {
   return ["-e", `trace=${call}`, "-e", `inject=${call}:${fault}`];

@@ -8,7 +8,7 @@ import { complain, paint, paintVerdict, print, width } from "./output.mjs";
 import { describeHolder, labelled } from "./processes.mjs";
 import { asJson, cleanCommand, failureLines, isSession, noLocks, sessionName, sweep } from "./sweep.mjs";
 import { fit, table } from "./table.mjs";
-import { count, duration, ERROR, json, NOTHING_DEAD, printable, SOMETHING_DEAD } from "./words.mjs";
+import { count, duration, ERROR, json, NOTHING_DEAD, SOMETHING_DEAD } from "./words.mjs";
 
 const COLUMNS = [
   { title: "SESSION", shrink: 2, keep: "end", text: sessionName },
@@ -81,6 +81,7 @@ function summary(locks) {
   const command = cleanCommand(locks.find((each) => isDead(each) && !isSession(each.lockPath)) ?? locks[0]);
   const hint = locks.some(isDead) ? [`\`${command}\` removes what is dead`] : [];
   const shared = locks.find(({ sharedWith }) => sharedWith !== null);
-  const warning = shared ? [`the folder is shared: \`session-write-lock why ${printable(sessionName(shared))}\` says what that costs`] : [];
+  const why = shared && `session-write-lock why ${sessionName(shared)}`;
+  const warning = shared ? [`the folder is shared: \`${why}\` says what that costs`] : [];
   return [`${count(locks.length, "lock file")}: ${counts.join(", ")}`, ...hint, ...warning];
 }

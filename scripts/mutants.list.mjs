@@ -191,7 +191,7 @@ export const MUTANTS = [
   },
   {
     name: "no queue file is used on a mount",
-    edits: [[QUEUE, "if !is_usable(&status) || os::trust(&file, status.id) < Trust::Everything {", "if !is_usable(&status) {"]],
+    edits: [[QUEUE, "if !is_usable(&status) || !os::is_trusted(&file, status.id) {", "if !is_usable(&status) {"]],
     by: "rules::a_queue_file_on_a_mount_is_not_used",
   },
   {

@@ -2,7 +2,7 @@
 "use strict";
 
 const { readFileSync, writeFileSync } = require("node:fs");
-const { lock, tryLock, inspectLock } = require("/work/index.js");
+const { lock, tryLock, inspectLock } = require("/package/index.js");
 
 /** By file: the lock, and when its signal fired. */
 const held = new Map();

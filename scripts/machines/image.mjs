@@ -116,10 +116,10 @@ export function makeImage() {
   run("depmod", "-b", root, version);
 
   for (const part of ["package.json", "index.js", "native.js", "lib"]) {
-    cpSync(path.join(ROOT, part), path.join(root, "work", part), { recursive: true });
+    cpSync(path.join(ROOT, part), path.join(root, "package", part), { recursive: true });
   }
   const addon = "session-write-lock.linux-x64-gnu.node";
-  copy(path.join(ROOT, addon), path.join("work", addon));
+  copy(path.join(ROOT, addon), path.join("package", addon));
   for (const file of ["init", "guest.cjs", "actor.cjs"]) {
     copy(path.join(import.meta.dirname, file), file);
   }

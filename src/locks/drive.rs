@@ -61,7 +61,7 @@ pub struct Entry {
     /// The listeners for a waiter, and the watch on the queue file.
     tell_wanted: Vec<TellWanted>,
     wanted_watch: Option<os::Watch>,
-    /// The checks that are made once a second, for lack of events.
+    /// The checks that are made by time, where no event tells.
     checks: Vec<waits::Check>,
 }
 

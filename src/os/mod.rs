@@ -107,6 +107,11 @@ pub enum Trust {
     Everything,
 }
 
+/// Whether locks on this file (`id`) mean what they mean on a local disk.
+pub fn is_trusted(file: &File, id: FileId) -> bool {
+    trust(file, id) == Trust::Everything
+}
+
 /// What is at a path instead of a regular file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FileKind {

@@ -155,18 +155,16 @@ pub fn clear(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Cle
             Look::Dead(dead, facts) => (dead, facts),
         };
         let promised = facts.has_lost_its_flock();
-        let inspection = Inspection::new(paths, *facts, claim, now_ms);
+        let inspection = Box::new(Inspection::new(paths, *facts, claim, now_ms));
         let replaced = match guard(paths) {
             None => takeover::take_over(paths, claim, &dead, promised),
             Some(guarded) => Err(guarded),
         };
         let cause = match replaced {
             Ok(Takeover::Done(held)) => {
-                let inspection = Box::new(inspection);
                 return Ok(Some(Clearing::Replaced { inspection, held, settles: false }));
             }
             Ok(Takeover::Unsettled(held)) => {
-                let inspection = Box::new(inspection);
                 return Ok(Some(Clearing::Replaced { inspection, held, settles: true }));
             }
             Ok(Takeover::Lost) => continue,
@@ -174,7 +172,7 @@ pub fn clear(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Cle
             Err(cause) => Some(cause),
         };
         let _ = unlock(paths.lock(), &dead); // as above
-        return Ok(Some(Clearing::Kept(Inspection { cause, ..inspection })));
+        return Ok(Some(Clearing::Kept(Inspection { cause, ..*inspection })));
     }
     Ok(Some(Clearing::Kept(Inspection::unknown(paths, None))))
 }

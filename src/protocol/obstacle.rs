@@ -54,7 +54,7 @@ impl Obstacle {
     pub fn told_by(&self) -> ToldBy {
         match &self.kind {
             Kind::Flocked(file) if file.is_trusted() => ToldBy::Flock,
-            Kind::Respected { facts, .. } if facts.trust < os::Trust::Everything => ToldBy::Time,
+            Kind::Respected { file, .. } if !file.is_trusted() => ToldBy::Time,
             Kind::Respected { facts, .. } if facts.writer == os::Lease::Refused => ToldBy::Close,
             Kind::Respected { facts, .. } => match pid_to_outlive(facts) {
                 Some(pid) => ToldBy::Exit(pid),

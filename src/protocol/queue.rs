@@ -37,7 +37,7 @@ use super::ROUNDS;
 use super::blank::Blank;
 use super::paths::LockPaths;
 use crate::os::blocked::Stop;
-use crate::os::{self, Errno, File, FileId, Status, Trust};
+use crate::os::{self, Errno, File, FileId, Status};
 
 /// A place in the queue. Closing the file gives the place up, as a crash does.
 #[derive(Debug, Clone)]
@@ -109,7 +109,7 @@ impl Place {
         }
         let file = os::create_or_open(&path).ok()?;
         let status = os::status_of(&file).ok()?;
-        if !is_usable(&status) || os::trust(&file, status.id) < Trust::Everything {
+        if !is_usable(&status) || !os::is_trusted(&file, status.id) {
             return None;
         }
         let file = os::reopen_for_writing(&file).ok()?;
@@ -308,7 +308,7 @@ pub fn remove_abandoned(path: &Path) {
     if let Ok(file) = os::open(path)
         && let Ok(status) = os::status_of(&file)
         && is_usable(&status)
-        && os::trust(&file, status.id) == Trust::Everything
+        && os::is_trusted(&file, status.id)
         && let Ok(file) = os::reopen_for_writing(&file)
     {
         remove_if_unused(path, &file, status.id);

@@ -111,7 +111,7 @@ pub fn watch(paths: &LockPaths, number: u64, obstacle: Obstacle) -> Todo {
     report(paths, |lock, now| lock.watched(now, obstacle, is_told, is_same))
 }
 
-/// Tells a client who else uses the folder, once, where that costs safety or time. Each lock file is asked once.
+/// Tells a client who else uses the folder, once, where that costs safety or time. The same lock file is not asked twice in a row.
 fn tell_if_shared(paths: &LockPaths, obstacle: &Obstacle) {
     let (folder, id) = (paths.folder(), obstacle.file_id());
     let is_asked = |asked: &Option<FileId>| asked.is_none() || *asked == id;
@@ -165,8 +165,8 @@ pub enum Check {
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The same where each check asks a file server.
-const EVERY_ON_A_SERVER: Duration = Duration::from_secs(5);
+/// The same on an untrusted file system, where a check may ask a server.
+const EVERY_UNTRUSTED: Duration = Duration::from_secs(5);
 
 /// Keeps the watch for as long as the lock is held. Without one, makes the check by time, unless that is done
 /// already.
@@ -188,7 +188,7 @@ fn keep_watch(paths: &LockPaths, held: &Arc<HeldLock>, check: Check, watch: os::
         false
     });
     if begins_to_check {
-        let every = if held.is_trusted() { EVERY } else { EVERY_ON_A_SERVER };
+        let every = if held.is_trusted() { EVERY } else { EVERY_UNTRUSTED };
         check_later(paths.clone(), Arc::downgrade(held), check, every);
     }
 }
