@@ -50,7 +50,7 @@ pub struct Record {
 }
 
 /// The promise a record makes about its writer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeclaredWitness {
     /// The writer keeps an exclusive flock on the lock file until it releases or dies.

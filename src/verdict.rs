@@ -409,6 +409,13 @@ impl Facts {
         promised.is_some() && promised == witness_of(self.trust) && self.flock == Flock::Ours
     }
 
+    /// Whether a client of a file server has made the lock, and this is the server itself. Another client could be taking it
+    /// over at this moment by its flock, which is not seen here.
+    fn is_of_a_client(&self) -> bool {
+        let promised = self.record.as_ref().and_then(|record| record.witness);
+        promised == Some(DeclaredWitness::ServerFlock) && self.trust == Trust::Everything
+    }
+
     /// Who else uses the folder, as this lock shows, where that costs safety or time.
     pub fn shared_with(&self, own: &Own) -> Option<SharedWith> {
         let record = self.record.as_ref()?;
@@ -454,7 +461,7 @@ impl Facts {
                 }
             }
             Evidence::Same(ground) => (Verdict::Held, ground, None),
-            Evidence::Maybe if is_open_nowhere => {
+            Evidence::Maybe if is_open_nowhere && !self.is_of_a_client() => {
                 let has_pid = self.record.as_ref().is_some_and(|record| record.pid.is_some());
                 let grace_ms = if has_pid {
                     limits.grace_ms
@@ -512,6 +519,9 @@ impl Facts {
         let Some((record, pid)) = self.record.as_ref().and_then(|r| Some((r, r.pid?))) else {
             return Evidence::Maybe;
         };
+        if self.is_of_a_client() {
+            return Evidence::Maybe;
+        }
         if differ(record.boot_id.as_ref(), own.boot_id.as_ref()) {
             // Another boot of this machine, or, where a folder is shared, another machine. A disk of ours can
             // be shared with a virtual machine: then this machine has the file open in its name.

@@ -238,11 +238,17 @@ class Reader {
   }
 }
 
-/** `inode:names:size:was it read`. */
+/**
+ * `inode:names:size:was it read`. `?` where strace shows no regular file: a process that is being killed may have had
+ * no answer yet, and strace reads what was in its memory before.
+ */
 function status(inside) {
+  if (!inside.includes("st_mode=S_IFREG|")) {
+    return "?";
+  }
   const number = (name) => new RegExp(`${name}=(\\d+)`).exec(inside)?.[1];
   const wasRead = number("st_atime") !== "0" || number("st_atime_nsec") !== "0";
-  return number("st_ino") && [number("st_ino"), number("st_nlink"), number("st_size"), wasRead].join(":");
+  return [number("st_ino"), number("st_nlink"), number("st_size"), wasRead].join(":");
 }
 
 /** The token of a record, `empty`, `torn`, or `part` for the question whether a file can be read at all. */

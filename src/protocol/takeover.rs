@@ -18,12 +18,12 @@
 //! process can have read the dead record ([`is_unread`]).
 
 use super::claim::Claim;
-use super::file::{LockFile, discard, names};
+use super::file::{LockFile, discard, names, remove};
 use super::held::HeldLock;
 use super::paths::LockPaths;
-use super::temporary;
+use super::temporary::{self, has_no_links};
 use crate::error::{Context, Result};
-use crate::os::{self, Errno, Lease};
+use crate::os::{self, Errno, Lease, Trust};
 
 /// The result of a takeover.
 #[derive(Debug)]
@@ -53,6 +53,7 @@ pub fn take_over(
     };
     let held = held.by_takeover();
     let replaced = match names(paths.lock(), dead, None) {
+        Ok(true) if dead.trust == Trust::Flocks => remove_and_link(paths, &held),
         Ok(true) => exchange(paths, dead),
         Ok(false) => Ok(false),
         Err(error) => Err(error),
@@ -110,9 +111,24 @@ fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
     }
 }
 
+/// The same over NFS 4, by two calls. A rename is no single step there either: NFS first gives a file that is open another
+/// name (fs/nfs/dir.c, `nfs_rename`). In between, a program on the server, which does not see the flock of the dead file,
+/// can publish its lock; a rename would replace that lock, and `link` fails.
+fn remove_and_link(paths: &LockPaths, held: &HeldLock) -> Result<bool> {
+    remove(paths.lock())?;
+    let linked = os::link(&paths.temporary(), paths.lock());
+    discard(&paths.temporary(), &held.file);
+    match linked {
+        Ok(()) => Ok(true),
+        // Another contender was faster, or this file system has no links: the next round publishes.
+        Err(errno) if errno == Errno::EXIST || has_no_links(errno) => Ok(false),
+        Err(errno) => Err(errno).during("link", paths.lock()),
+    }
+}
+
 /// Moves the temporary over the lock file. `false` if the temporary is gone; where this takes two steps (on Windows, and
-/// on NFS, which gives the dead file another name first: fs/nfs/dir.c, `nfs_rename`), also if the dead file is gone
-/// (`BUSY`, `TXTBSY`), or another contender came between them.
+/// on NFS 3, which gives a file that is open another name first), also if the dead file is gone (`BUSY`, `TXTBSY`), or
+/// another contender came between them.
 fn replace(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
     match os::replace(&paths.temporary(), paths.lock(), &dead.file) {
         Ok(()) => Ok(true),

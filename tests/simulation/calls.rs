@@ -1,6 +1,7 @@
 //! The words between a process and the kernel: system calls, their answers, and what is in a file.
 
 use crate::os::Errno;
+use crate::record::DeclaredWitness;
 
 /// An inode number. 0: none.
 pub type Ino = u8;
@@ -25,7 +26,7 @@ pub enum Text {
     #[default]
     Empty,
     /// A record of this package's.
-    Ours { who: u8, token: u8, promises: bool },
+    Ours { who: u8, token: u8, promises: Option<DeclaredWitness> },
     /// A record of the older module's.
     Older { who: u8 },
     /// No record.

@@ -8,9 +8,10 @@ use crate::os::{self, Errno, Trust};
 use crate::protocol::{
     self, Approach, Attempt, Claim, HeldLock, LockPaths, Obstacle, Place, ToldBy,
 };
+use crate::record::DeclaredWitness;
 use crate::replay::pause;
 use crate::texts;
-use crate::verdict::Limits;
+use crate::verdict::{Limits, witness_of};
 
 /// A kind of process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,6 +22,8 @@ pub enum Role {
     Older(u8),
     /// Uses this package, with so many acquires at a time: see [`machine`](crate::machine).
     Machine(u8),
+    /// Uses this package on the file server itself, where the clients' folder is on a local disk.
+    OnServer(u8),
 }
 
 impl Role {
@@ -28,10 +31,17 @@ impl Role {
         matches!(self, Self::Older(_))
     }
 
+    /// What locks prove to it, where they prove `trust` to the others.
+    pub fn trust(self, trust: Trust) -> Trust {
+        if matches!(self, Self::OnServer(_)) { Trust::Everything } else { trust }
+    }
+
     /// Its life, made of calls of [`os`].
     pub fn play(self) {
         match self {
-            Self::Ours(rounds) => (0..rounds).rev().for_each(come_for_the_lock),
+            Self::Ours(rounds) | Self::OnServer(rounds) => {
+                (0..rounds).rev().for_each(come_for_the_lock);
+            }
             Self::Older(rounds) => (0..rounds).rev().for_each(come_as_the_older_module_does),
             Self::Machine(_) => unreachable!("it has no script"),
         }
@@ -198,6 +208,7 @@ pub const EXT4: FileSystem = FileSystem {
     exchanges: true,
     reuses_numbers: true,
     is_windows: false,
+    on_server: 0,
 };
 
 /// Windows's: no unnamed files, and no exchange.
@@ -221,7 +232,8 @@ pub struct Start {
 }
 
 /// The record of a process that has ended: this package's, and the older module's.
-pub const DEAD_OURS: Text = Text::Ours { who: DEAD, token: 0, promises: true };
+pub const DEAD_OURS: Text =
+    Text::Ours { who: DEAD, token: 0, promises: Some(DeclaredWitness::Flock) };
 pub const DEAD_OLDER: Text = Text::Older { who: DEAD };
 
 /// An empty folder.
@@ -266,6 +278,13 @@ impl Start {
     pub fn kernel(self, fs: FileSystem, processes: usize) -> Kernel {
         let mut kernel = Kernel::new(fs);
         let mut put = |name: Name, text: Text| {
+            let text = match text {
+                // By a process that this file system has promised as much as those that come now.
+                Text::Ours { who, token, promises } => {
+                    Text::Ours { who, token, promises: witness_of(fs.trust).or(promises) }
+                }
+                other => other,
+            };
             let ino = kernel.new_number();
             let is_foreign = name == Name::Victim || text == Text::Foreign;
             kernel.inodes[ino as usize] =

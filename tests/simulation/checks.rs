@@ -1,5 +1,6 @@
 //! What is promised, asked of every state and every call.
 
+use crate::cast::Role;
 use crate::kernel::{Call, Fd, Held, Ino, Kernel, Name, Open, Text};
 use crate::world::{Life, Play, Stage, World};
 
@@ -127,9 +128,11 @@ pub fn note_line(play: &Play, world: &mut World) {
     world.lives.iter_mut().for_each(|life| life.behind &= line);
 }
 
-/// A process has the lock although another waited in the queue when it came, and waits there still.
+/// A process has the lock although another waited in the queue when it came, and waits there still. The older module knows
+/// no queue, nor does a client of a file server.
 fn is_out_of_turn(play: &Play, world: &World) -> bool {
-    let has_older = play.cast.roles.iter().any(|role| role.is_older());
+    let is_beside = |role: &Role| role.is_older() || matches!(role, Role::OnServer(_));
+    let has_others = play.cast.roles.iter().any(is_beside);
     let overtakes = |life: &Life| life.stage == Stage::Holds && life.behind != 0;
-    !world.is_disturbed && !has_older && world.lives.iter().any(overtakes)
+    !world.is_disturbed && !has_others && world.lives.iter().any(overtakes)
 }

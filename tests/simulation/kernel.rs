@@ -68,6 +68,11 @@ pub struct Process {
 }
 
 impl Open {
+    /// As the other side of a file server sees it.
+    fn without_locks(self) -> Self {
+        Self { flock: Held::No, exclusive_bytes: 0, shared_bytes: 0, ..self }
+    }
+
     pub fn bytes(&self) -> u32 {
         self.exclusive_bytes | self.shared_bytes
     }
@@ -91,6 +96,9 @@ pub struct FileSystem {
     pub reuses_numbers: bool,
     /// A link takes the old name away, and a file that is replaced is removed first, by its handle.
     pub is_windows: bool,
+    /// The processes, as a mask, that run on the file server itself. For them it is a local disk. Their flocks and those
+    /// of its clients don't meet; but the server has open what a client has open.
+    pub on_server: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,7 +139,9 @@ impl Kernel {
             Call::CreateOrOpen(name) => self.open_inode(p, self.ino(name), false, true),
             Call::CreateNew(name) if self.ino(name) == 0 => self.create(p, Some(name), true),
             Call::CreateNew(_) => Err(Errno::EXIST),
-            Call::CreateUnnamed if self.fs.has_unnamed => self.create(p, None, true),
+            Call::CreateUnnamed if self.fs.has_unnamed || self.is_on_server(p) => {
+                self.create(p, None, true)
+            }
             Call::CreateUnnamed => Err(Errno::OPNOTSUPP),
             Call::Reopen(fd) => {
                 let ino = self.open_file(p, fd).ino;
@@ -154,6 +164,7 @@ impl Kernel {
             }
             Call::UnlinkOpen(fd) => self.unlink_open(self.open_file(p, fd).ino),
             Call::Rename(from, to) => self.rename(from, to),
+            Call::Exchange(..) if !self.fs.exchanges && !self.is_on_server(p) => Err(Errno::INVAL),
             Call::Exchange(one, other) => self.exchange(one, other),
             Call::Unlink(name) => self.unlink(name),
             Call::Flock(fd) => self.flock(p, fd, Held::Exclusive),
@@ -225,10 +236,15 @@ impl Kernel {
     pub fn others(&self, p: usize, fd: Fd, ino: Ino) -> impl Iterator<Item = Open> {
         let processes = self.processes.iter().enumerate();
         processes.filter(move |&(q, _)| self.fs.excludes || q == p).flat_map(move |(q, process)| {
+            let is_far = self.is_on_server(p) != self.is_on_server(q);
             let fds = process.fds.iter().enumerate();
             fds.filter(move |&(other, open)| open.ino == ino && (q, other) != (p, fd as usize))
-                .map(|(_, open)| *open)
+                .map(move |(_, open)| if is_far { open.without_locks() } else { *open })
         })
+    }
+
+    pub fn is_on_server(&self, p: usize) -> bool {
+        self.fs.on_server >> p & 1 == 1
     }
 
     pub fn opens(&self, ino: Ino) -> impl Iterator<Item = &Open> {
@@ -414,9 +430,6 @@ impl Kernel {
     }
 
     fn exchange(&mut self, one: Name, other: Name) -> Result<Answer> {
-        if !self.fs.exchanges {
-            return Err(Errno::INVAL);
-        }
         if self.ino(one) == 0 || self.ino(other) == 0 {
             return Err(Errno::NOENT);
         }

@@ -52,7 +52,7 @@ mod record;
 #[path = "../../src/verdict.rs"]
 mod verdict;
 
-use cast::{Cast, EXT4, NTFS, Role, Starts};
+use cast::{Cast, DEAD_OURS, EXT4, NOTHING, NTFS, Role, Start, Starts};
 use explore::{Exploration, Found, tell, walk};
 use kernel::FileSystem;
 use os::Trust;
@@ -298,6 +298,7 @@ const MOUNT: FileSystem = FileSystem {
     exchanges: false,
     reuses_numbers: false,
     is_windows: false,
+    on_server: 0,
 };
 
 #[test]
@@ -320,6 +321,22 @@ fn a_file_server_by_chance() {
     let name = "by chance: three on a file server, two crashes";
     let roles = &[Role::Ours(2); 3];
     holds_by_chance(&Cast { name, roles, fs: SERVER, starts: Starts::Dead, crashes: 2, ..TWO });
+}
+
+/// Nobody is killed: the two sides do not exclude each other from what is left then.
+const BESIDE_SERVER: Cast = Cast { roles: &[Role::Ours(2), Role::OnServer(2)], fs: SERVER, ..TWO };
+
+#[test]
+fn a_client_and_a_program_on_the_file_server() {
+    holds(&Cast { name: "a client and the server itself, twice", ..BESIDE_SERVER });
+}
+
+#[test]
+fn clients_and_a_program_on_the_file_server_by_chance() {
+    let name = "by chance: two clients and the server itself";
+    let roles = &[Role::Ours(2), Role::Ours(2), Role::OnServer(2)];
+    let starts = Starts::Only(&[NOTHING, Start { lock: Some(DEAD_OURS), ..NOTHING }]);
+    holds_by_chance(&Cast { name, roles, starts, ..BESIDE_SERVER });
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use crate::cast::{Cast, DEAD_OLDER, DEAD_OURS, EXT4, NOTHING, NTFS, Role, Start, Starts};
 use crate::explore::Exploration;
 use crate::kernel::{FileSystem, Name, Text};
-use crate::{MOUNT, TWO, enough, replays, report};
+use crate::{MOUNT, SERVER, TWO, enough, replays, report};
 
 const A: usize = 0;
 const B: usize = 1;
@@ -233,6 +233,19 @@ fn an_older_process_on_windows() {
 fn an_older_process_on_a_mount() {
     let fs = FileSystem { has_unnamed: true, exchanges: true, ..MOUNT };
     holds(&Cast { name: "takeover: beside an older, on a mount", fs, ..BESIDE_OLDER });
+}
+
+/// It does not see the client's flock, and needs no temporary to take the path.
+#[test]
+fn a_program_on_the_file_server_comes_in_the_middle_of_a_takeover() {
+    holds(&Cast {
+        name: "takeover: beside the file server itself",
+        roles: &[Role::Ours(2), Role::OnServer(2)],
+        fs: SERVER,
+        starts: Starts::Only(&[DEAD_LOCK]),
+        lead: &[(A, "CreateNew(Temporary)")],
+        ..TWO
+    });
 }
 
 #[test]

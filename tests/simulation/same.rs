@@ -131,7 +131,9 @@ impl<'a> Naming<'a> {
             Text::Foreign => 2,
             Text::Older { who } => 3 | u32::from(place(who)) << 8,
             Text::Ours { who, token, promises } => {
-                4 | u32::from(promises) << 3 | u32::from(place(who)) << 8 | u32::from(token) << 16
+                4 | promises.map_or(0, |promise| promise as u32 + 1) << 3
+                    | u32::from(place(who)) << 8
+                    | u32::from(token) << 16
             }
         })
     }

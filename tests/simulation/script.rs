@@ -105,14 +105,14 @@ impl Scripts {
         }
         history.reverse();
         if let Role::Machine(acquires) = role {
-            let stand = machine::run(acquires, &history, self.trust);
+            let stand = machine::run(acquires, &history, role.trust(self.trust));
             return self.grow_machine(role, parent, input, stand);
         }
         let answers = history.into_iter().map(|input| match input {
             Input::Answer(_, answer) => answer,
             Input::Event(_) => Answer::Go(true), // none comes to a script
         });
-        let script = replay::replay(|| role.play(), answers.collect(), self.trust);
+        let script = replay::replay(|| role.play(), answers.collect(), role.trust(self.trust));
         let call = script.call;
         let jobs = vec![JobStand { before: script.before, call, is_stopped: false }];
         let id = self.add(Node::new(role, parent, input, jobs));

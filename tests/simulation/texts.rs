@@ -2,9 +2,7 @@
 
 use crate::kernel::Text;
 use crate::os::{NOW_MS, OWN_PID, boot_id};
-use crate::record::{DeclaredWitness, Record, to_iso};
-use crate::replay::trust;
-use crate::verdict::witness_of;
+use crate::record::{Record, to_iso};
 
 /// A record as this process writes it, or the older module.
 pub fn bytes_of(text: Text) -> Vec<u8> {
@@ -22,11 +20,7 @@ pub fn bytes_of(text: Text) -> Vec<u8> {
             boot_id: boot_id(),
             pid_namespace: None,
             label: None,
-            witness: if promises {
-                witness_of(trust()).or(Some(DeclaredWitness::Flock))
-            } else {
-                None
-            },
+            witness: promises,
             // Whose it is: two processes have no token in common.
             token: Some(format!(
                 "{:032x}",
@@ -53,7 +47,7 @@ pub fn text_of(bytes: &[u8]) -> Text {
         return Text::Older { who: 0 };
     };
     let token = u8::from_str_radix(&token[..2], 16).expect("a token of the simulation's");
-    let text = Text::Ours { who: 0, token, promises: record.witness.is_some() };
+    let text = Text::Ours { who: 0, token, promises: record.witness };
     assert_eq!(bytes_of(text), bytes, "what is read is what was written");
     text
 }

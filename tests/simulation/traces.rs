@@ -11,6 +11,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use crate::cast::EXT4;
 use crate::kernel::{Answer, Call, Fd, INODES, Ino, Kernel, Name, Text};
 use crate::os::Errno;
+use crate::record::DeclaredWitness;
 
 /// A call, as the log has it.
 struct Traced {
@@ -260,7 +261,8 @@ fn name(word: &str) -> Name {
 }
 
 fn text(word: &str, tokens: &HashMap<String, u8>) -> Text {
-    tokens.get(word).map_or(Text::Torn, |&token| Text::Ours { who: 0, token, promises: true })
+    let promises = Some(DeclaredWitness::Flock);
+    tokens.get(word).map_or(Text::Torn, |&token| Text::Ours { who: 0, token, promises })
 }
 
 fn errno_named(name: &str) -> Option<Errno> {

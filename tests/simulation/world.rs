@@ -3,7 +3,7 @@
 use crate::cast::{Cast, Role, Start};
 use crate::checks;
 use crate::faults::{faults_of, is_private};
-use crate::kernel::{Answer, Call, Fd, Kernel, Name, PROCESSES, Pause};
+use crate::kernel::{Answer, Call, Fd, FileSystem, Kernel, Name, PROCESSES, Pause};
 use crate::machine::{Event, Input, View};
 use crate::os::Errno;
 use crate::script::{NodeId, Scripts};
@@ -104,7 +104,9 @@ impl<'a> Play<'a> {
 
     pub fn start(&mut self, start: Start) -> World {
         let roles = self.cast.roles;
-        let kernel = start.kernel(self.cast.fs, roles.len());
+        let is_on_server = |p: &usize| matches!(roles[*p], Role::OnServer(_));
+        let on_server = (0..roles.len()).filter(is_on_server).fold(0, |mask, p| mask | 1 << p);
+        let kernel = start.kernel(FileSystem { on_server, ..self.cast.fs }, roles.len());
         let mut world = World {
             kernel,
             lives: [Life::default(); PROCESSES],
@@ -112,7 +114,8 @@ impl<'a> Play<'a> {
             faults: self.cast.faults,
             removals: self.cast.removals,
             alarms: self.cast.alarms,
-            is_littered: start.is_littered(),
+            // A client that sees the server's queue may make one anew, and then not use it.
+            is_littered: start.is_littered() || on_server != 0,
             is_disturbed: start.lock.is_some(), // a dead lock never blocks
 
             is_robbed: false,
