@@ -13,6 +13,7 @@ const PUBLISH = "src/protocol/publish.rs";
 const MAKE = "src/protocol/make.rs";
 const BLANK = "src/protocol/blank.rs";
 const LOCK = "src/locks/lock.rs";
+const VERDICT = "src/verdict.rs";
 
 const BESIDE_OLDER = "rules::an_older_process_finds_the_same_dead_lock";
 
@@ -27,6 +28,18 @@ export const MUTANTS = [
     name: "over NFS 4 a contender keeps the flock of a dead file",
     edits: [[FILE, "        self.file = file;\n", ""]],
     by: "two_processes_on_a_file_server",
+  },
+  {
+    name: "over NFS 4 a takeover does not rename over what has come to the path",
+    edits: [
+      [TAKEOVER, "let linked = os::link(&paths.temporary(), paths.lock());", "let linked = os::replace(&paths.temporary(), paths.lock(), &held.file.file);"],
+    ],
+    by: "rules::a_program_on_the_file_server_comes_in_the_middle_of_a_takeover",
+  },
+  {
+    name: "a file server itself leaves its clients' locks alone",
+    edits: [[VERDICT, "        if self.is_of_a_client() {\n", "        if false {\n"]],
+    by: "rules::a_program_on_the_file_server_finds_the_same_dead_lock",
   },
   {
     name: "the path still names the dead file after its flock",

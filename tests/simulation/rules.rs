@@ -248,6 +248,19 @@ fn a_program_on_the_file_server_comes_in_the_middle_of_a_takeover() {
     });
 }
 
+/// It leaves the client's lock and temporary alone, though nobody has them open: another client may be about to take over.
+#[test]
+fn a_program_on_the_file_server_finds_the_same_dead_lock() {
+    holds(&Cast {
+        name: "takeover: by the file server itself",
+        roles: &[Role::Ours(1), Role::OnServer(1)],
+        fs: SERVER,
+        starts: Starts::Only(&[DEAD_AND_LEFT]),
+        lead: &[(B, "EndLease("), (A, "CreateNew(Temporary)")],
+        ..TWO
+    });
+}
+
 #[test]
 fn the_temporary_is_a_second_name_of_the_dead_lock() {
     const TWIN: Start = Start { has_twin: true, ..DEAD_LOCK };
