@@ -405,8 +405,13 @@ impl Facts {
 
     /// Whether the record promises a flock and nobody has it: the writer does not hold the lock any more.
     pub fn has_lost_its_flock(&self) -> bool {
+        self.promises_a_flock() && self.flock == Flock::Ours
+    }
+
+    /// Whether the record promises a flock that we would see.
+    fn promises_a_flock(&self) -> bool {
         let promised = self.record.as_ref().and_then(|record| record.witness);
-        promised.is_some() && promised == witness_of(self.trust) && self.flock == Flock::Ours
+        promised.is_some() && promised == witness_of(self.trust)
     }
 
     /// Whether a client of a file server has made the lock, and this is the server itself. Another client could be taking it
@@ -452,6 +457,10 @@ impl Facts {
                 (Verdict::Held, ground, None)
             }
             _ if self.has_lost_its_flock() => (Verdict::Dead, Ground::FlockGone, None),
+            // The next look asks again. Until then neither age nor a process that can't be found outweighs the promise.
+            _ if self.promises_a_flock() && self.flock == Flock::Unknown => {
+                (Verdict::Unknown, Ground::NoProof, None)
+            }
             Evidence::Gone(ground, _) => (Verdict::Dead, ground, None),
             // A release of the older module closed the file and then could not remove it.
             Evidence::Same(ground) if is_open_nowhere => {

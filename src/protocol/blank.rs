@@ -4,7 +4,7 @@
 use super::file::LockFile;
 use super::paths::LockPaths;
 use crate::error::{Context, Result};
-use crate::os::{self, Errno, File};
+use crate::os::{self, Errno, File, Trust};
 use crate::record::DeclaredWitness;
 use crate::verdict;
 
@@ -46,8 +46,12 @@ impl Blank {
     pub fn of(paths: &LockPaths, file: &File) -> Result<Self> {
         let id = os::status_of(file).during("fstat", paths.lock())?.id;
         // May fail: the file system has no flocks, or a contender judges the file just now.
-        let is_flocked = os::flock(file).is_ok();
+        let flocked = os::flock(file);
         let file = LockFile::new(file.clone(), id);
+        if file.trust == Trust::Flocks && flocked == Err(Errno::WOULDBLOCK) {
+            flocked.during("flock", paths.lock())?; // there nothing but the flock shows that we live
+        }
+        let is_flocked = flocked.is_ok();
         let witness = verdict::witness_of(file.trust).filter(|_| is_flocked);
         let mut random = [0; 16];
         os::random(&mut random).during("getrandom", paths.lock())?;

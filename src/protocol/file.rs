@@ -106,8 +106,9 @@ fn status_at(path: &Path) -> Result<Option<Status>> {
 
 /// Whether `path` still names the open `file`.
 ///
-/// Compares inodes. Where one file may show two inode numbers (`VirtioFS`), compares contents: the record's
-/// `token` if given, the whole text otherwise.
+/// Compares inodes. That is not enough on an untrusted file system: one file may show two inode numbers (`VirtioFS`), and
+/// a server that has given up our open file may give its number to another one. There contents are compared as well: the
+/// record's `token` if given, otherwise, where the numbers differ, the whole text.
 pub fn names(path: &Path, file: &LockFile, token: Option<&str>) -> Result<bool> {
     if !file.is_trusted()
         && let Some(folder) = path.parent()
@@ -120,14 +121,17 @@ pub fn names(path: &Path, file: &LockFile, token: Option<&str>) -> Result<bool> 
         Ok(None) | Err(Error::System { errno: Errno::BUSY, .. }) => return Ok(false),
         Err(error) => return Err(error),
     };
-    if there.id == file.id {
+    let has_our_number = there.id == file.id;
+    if has_our_number && (file.is_trusted() || token.is_none()) {
         return Ok(true);
     }
     if there.odd_kind.is_some() || file.is_trusted() {
         return Ok(false);
     }
-    let Ok(text_at_path) = os::open(path).and_then(|file| read_afresh(&file)) else {
-        return Ok(false); // gone or unreadable: not this file
+    let text_at_path = match os::open(path).and_then(|file| read_afresh(&file)) {
+        Ok(text) => text,
+        Err(Errno::NOENT) => return Ok(false),
+        Err(_) => return Ok(has_our_number), // unreadable
     };
     Ok(match token {
         Some(token) => {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::file::{LockFile, names, read_afresh, remove, unlock};
 use super::paths::LockPaths;
 use super::queue::Place;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::os::{self, Errno, File, Trust};
 
 /// A lock that this process holds. Dropping it lets the kernel free the flock and leaves a dead
@@ -63,13 +63,27 @@ impl HeldLock {
 
     /// Asks the file system whether the lock file is still ours.
     pub fn is_at_its_path(&self) -> Result<bool> {
-        Ok(!self.is_revoked() && names(self.paths.lock(), &self.file, Some(&self.token))?)
+        Ok(!self.is_revoked()? && names(self.paths.lock(), &self.file, Some(&self.token))?)
     }
 
     /// Whether a file server has freed our flock, because it had not heard of this machine for too long. Then the
-    /// kernel refuses to read the file with `EIO` (fs/nfs/nfs4state.c, `NFS_LOCK_LOST`).
-    fn is_revoked(&self) -> bool {
-        self.file.trust == Trust::Flocks && read_afresh(&self.file.file) == Err(Errno::IO)
+    /// kernel refuses to read the file with `EIO` (fs/nfs/nfs4state.c, `NFS_LOCK_LOST`); if the file is gone by now, with
+    /// `ESTALE` or `EBADF`.
+    fn is_revoked(&self) -> Result<bool> {
+        if self.file.trust != Trust::Flocks {
+            return Ok(false);
+        }
+        let read = || match read_afresh(&self.file.file) {
+            Err(Errno::STALE | Errno::BADF) => Err(Errno::STALE),
+            answer => answer.map(drop),
+        };
+        let mut answer = read();
+        if answer == Err(Errno::IO) {
+            // On a `soft` mount a server that does not answer gives this error, too. So it has to answer now.
+            os::forget_names(self.paths.folder()).during("statx", self.paths.folder())?;
+            answer = read();
+        }
+        Ok(matches!(answer, Err(Errno::IO | Errno::STALE)))
     }
 
     /// Whether `path` names this very file, too: another spelling, where the file system ignores case. A hard link is none.

@@ -11,8 +11,8 @@ use super::claim::Claim;
 use super::file::{LockFile, discard};
 use super::held::HeldLock;
 use super::paths::LockPaths;
-use crate::error::{Context, Result};
-use crate::os::{self, File};
+use crate::error::{Context, Error, Result};
+use crate::os::{self, Errno, File};
 use crate::process;
 use crate::record::{Record, to_iso};
 
@@ -21,19 +21,24 @@ pub fn create_unnamed(paths: &LockPaths, claim: &Claim) -> Result<Option<HeldLoc
     Blank::create(paths)?.map(|blank| write_record(paths, claim, blank)).transpose()
 }
 
-/// Finishes a file that was created under the name `path`. On failure removes that name.
+/// Finishes a file that was created under the name `path`. On failure removes that name. `None`: a contender that judges
+/// the file has its flock, where that must not be.
 pub fn finish_or_remove(
     path: &Path,
     paths: &LockPaths,
     claim: &Claim,
     file: &File,
-) -> Result<HeldLock> {
+) -> Result<Option<HeldLock>> {
     let finished = Blank::of(paths, file).and_then(|blank| write_record(paths, claim, blank));
-    finished.inspect_err(|_| {
-        if let Ok(status) = os::status_of(file) {
-            discard(path, &LockFile::new(file.clone(), status.id));
-        }
-    })
+    if finished.is_err()
+        && let Ok(status) = os::status_of(file)
+    {
+        discard(path, &LockFile::new(file.clone(), status.id));
+    }
+    match finished {
+        Err(Error::System { errno: Errno::WOULDBLOCK, syscall: "flock", .. }) => Ok(None),
+        finished => finished.map(Some),
+    }
 }
 
 /// Writes the record into a new file.

@@ -58,6 +58,8 @@ fn publish_in_place(paths: &LockPaths, claim: &Claim) -> Result<Option<HeldLock>
         Err(Errno::EXIST) => return Ok(None),
         Err(errno) => return Err(errno).during("open", paths.lock()),
     };
-    let held = finish_or_remove(paths.lock(), paths, claim, &file)?;
-    Ok(held.is_at_its_path()?.then_some(held))
+    match finish_or_remove(paths.lock(), paths, claim, &file)? {
+        Some(held) if held.is_at_its_path()? => Ok(Some(held)),
+        _ => Ok(None),
+    }
 }

@@ -65,7 +65,12 @@ fn create_unless_used(
     for _ in 0..ROUNDS {
         match os::create_new(path) {
             // On a mount the name can be gone by now. The caller notices at the end, by what is at the path.
-            Ok(file) => return finish_or_remove(path, paths, claim, &file).map(Some),
+            Ok(file) => {
+                let finished = finish_or_remove(path, paths, claim, &file)?;
+                if finished.is_some() {
+                    return Ok(finished);
+                }
+            }
             Err(Errno::EXIST) if sweep(path, claim, dead)? => {}
             Err(Errno::EXIST) => return Ok(None),
             Err(errno) => return Err(errno).during("open", path),
@@ -128,10 +133,12 @@ fn is_abandoned(path: &Path, file: &mut LockFile, claim: &Claim) -> Result<bool>
     Ok(match facts.writer {
         Lease::Refused => false,
         Lease::Granted => true,
+        // It can be an earlier one of a process that lives on. The limit holds for that one, too: no maker needs so long.
         Lease::Unanswered => {
             let most = if facts.record.is_some() { STALE_MS } else { UNWRITTEN_MS };
             let limits = Limits { stale_ms: claim.limits.stale_ms.min(most), ..claim.limits };
-            !facts.judge(&process::own(), limits, os::wall_ms()).is_alive()
+            let judgement = facts.judge(&process::own(), limits, os::wall_ms());
+            !judgement.is_alive() || judgement.age_ms.is_some_and(|age_ms| age_ms > STALE_MS)
         }
     })
 }
