@@ -60,6 +60,9 @@ impl Hasher for Mixed {
     }
 }
 
+/// No way leads to a state in which all is well.
+pub const WEDGED: &str = "nobody gets the lock any more";
+
 pub struct Exploration<'a> {
     play: Play<'a>,
     orders: Vec<[usize; PROCESSES]>,
@@ -100,7 +103,7 @@ impl<'a> Exploration<'a> {
         }
         let is_cut = broken.is_none() && !all.layer.is_empty();
         if broken.is_none() {
-            broken = all.wedged().map(|number| ("nobody gets the lock any more", number));
+            broken = all.wedged().map(|number| (WEDGED, number));
         }
         Found {
             name: cast.name,

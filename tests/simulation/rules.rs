@@ -2,7 +2,7 @@
 //! matters. Without its rule it fails within seconds, see `scripts/mutants.list.mjs`.
 
 use crate::cast::{Cast, DEAD_OLDER, DEAD_OURS, EXT4, NOTHING, NTFS, Role, Start, Starts};
-use crate::explore::Exploration;
+use crate::explore::{Exploration, WEDGED};
 use crate::kernel::{FileSystem, Name, Text};
 use crate::{MOUNT, SERVER, TWO, enough, replays, report};
 
@@ -248,17 +248,21 @@ fn a_program_on_the_file_server_comes_in_the_middle_of_a_takeover() {
     });
 }
 
-/// It leaves the client's lock and temporary alone, though nobody has them open: another client may be about to take over.
+/// It leaves the client's lock and temporary alone, though nobody has them open: another client may be about to take over. If
+/// none ever comes, it waits for long.
 #[test]
 fn a_program_on_the_file_server_finds_the_same_dead_lock() {
-    crate::holds(&Cast {
+    let cast = Cast {
         name: "takeover: by the file server itself",
         roles: &[Role::Ours(1), Role::OnServer(1)],
         fs: SERVER,
         starts: Starts::Only(&[DEAD_AND_LEFT]),
-        lead: &[(B, "EndLease("), (A, "Reopen(")],
+        lead: &[(B, "EndLease("), (A, "Open(")],
         ..TWO
-    });
+    };
+    let mut found = Exploration::run(&cast, enough());
+    found.broken.take_if(|(what, _)| what == WEDGED);
+    report(&cast, &found);
 }
 
 #[test]
