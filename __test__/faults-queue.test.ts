@@ -3,7 +3,8 @@
  * them. The others are served in the order in which they came, and no queue file is left behind.
  */
 
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
 import { expect, test } from "vitest";
 
 import { Agent, footprint, isOnFallback, newSession, skipAloud, until, untilAsleep } from "./support.js";
@@ -56,6 +57,28 @@ async function stop(agent: Agent): Promise<void> {
   await until("it is stopped", isStopped);
 }
 
+/** A waiter looks every two seconds. Comes back when it has just done so. */
+async function untilItLooks(agent: Agent): Promise<void> {
+  const timers = () => agent.run(({ require }) => require("../../native.js").wakeUps().timers);
+  const before = await timers();
+  await until("it looks", async () => (await timers()) > before);
+}
+
+/** Holds again and again, until there is this file. */
+function holdUntil(agent: Agent, enough: string, sessionFile: string): Promise<void> {
+  return agent.run(
+    async ({ lock, require }, enough, sessionFile) => {
+      while (!require("node:fs").existsSync(enough)) {
+        const held = await lock.acquireSessionWriteLock({ sessionFile, timeoutMs: 30_000 });
+        await new Promise((resolve) => setTimeout(resolve, 50));
+        await held.release();
+      }
+    },
+    enough,
+    sessionFile,
+  );
+}
+
 async function expectServed(waits: Promise<number>[], withinMs: number): Promise<void> {
   const startedAt = performance.now();
   await Promise.all(waits);
@@ -65,6 +88,28 @@ async function expectServed(waits: Promise<number>[], withinMs: number): Promise
 function hasQueueFile(lockPath: string): boolean {
   return existsSync(`${lockPath}.queue`);
 }
+
+queueTest("a stopped waiter does not hold up those behind it while others keep the lock busy", async () => {
+  const { folder, sessionFile } = newSession();
+  const enough = `${folder}/enough`;
+  const [holder, first, second, third, ...others] = (await startAgents(7)) as [Agent, Agent, Agent, Agent, ...Agent[]];
+  await holder.acquire({ sessionFile });
+  const [stopped, waits] = await lineUp([first, second], sessionFile);
+  // Half a period between the looks of the second and the third. So the third finds the line stuck, and goes past it.
+  await untilItLooks(second);
+  await delay(1_000);
+  await lineUp([third], sessionFile);
+  const busy = others.map((agent) => holdUntil(agent, enough, sessionFile));
+  await Promise.all(others.map((agent) => untilAsleep(agent.pid)));
+  await stop(first);
+  await untilItLooks(second);
+  await holder.release(sessionFile);
+  // The second still waits in the line that the third has left behind; and whenever it looks, the lock is held.
+  await expectServed([waits!], SERVED_MS);
+  writeFileSync(enough, "");
+  first.process.kill("SIGCONT");
+  await Promise.all([stopped, ...busy]);
+});
 
 for (const acquire of ["acquire", "acquireAsTypeScript"] as const) {
   const behind = acquire === "acquire" ? "the addon" : "the older module";

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::os::{self, Instant, blocked};
-use crate::protocol::{self, Attempt, HeldLock, LockPaths, Place};
+use crate::protocol::{self, Attempt, HeldLock, LockPaths, LookPast, Place};
 
 /// If one order takes longer, its folder is slow.
 const SLOW: Duration = Duration::from_millis(250);
@@ -289,13 +289,9 @@ fn carry_out(paths: &LockPaths, order: Order<Caller>) -> Todo {
             let result = guarded(paths, || protocol::attempt(paths, &claim, approach));
             return report(paths, |lock, now| lock.tried_past(now, result));
         }
-        Order::LookPast(claim, obstacle) => {
-            let is_free = guarded(paths, || {
-                let is_in_the_way = obstacle.is_some_and(|it| it.is_at_path(paths));
-                Ok(!is_in_the_way && protocol::is_free(paths, &claim))
-            });
-            let is_free = is_free.unwrap_or(false);
-            return report(paths, |lock, now| lock.looked(now, is_free));
+        Order::LookPast(claim, blocked_for) => {
+            let look = guarded(paths, || Ok(protocol::look_past(paths, &claim, &blocked_for)));
+            return report(paths, |lock, now| lock.looked(now, look.unwrap_or(LookPast::Same)));
         }
         Order::CheckPath(held) => {
             let is_ours = guarded(paths, || held.is_at_its_path());

@@ -414,9 +414,10 @@ impl<C> Lock<C> {
                 self.expire(now, None);
                 if is_due && let Some(first) = self.waiters.front() {
                     let claim = self.claim(&first.request);
-                    if let Stage::Blocked(blocked) = &mut self.stage {
-                        let order = Order::LookPast(claim, blocked.obstacle.clone());
-                        self.orders.push_back(order);
+                    if let Stage::Blocked(blocked) = &mut self.stage
+                        && let Some(blocked_for) = blocked.blocked_for.clone()
+                    {
+                        self.orders.push_back(Order::LookPast(claim, blocked_for));
                     }
                 }
             }

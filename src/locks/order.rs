@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Environment, Handle, Loss, Request};
 use crate::error::Error;
 use crate::os::Instant;
-use crate::protocol::{Approach, Claim, HeldLock, Obstacle, Place};
+use crate::protocol::{Approach, BlockedFor, Claim, HeldLock, Obstacle, Place};
 
 /// Removes and returns the items that `is_wanted` accepts. Both parts keep their order.
 pub fn take_if<T>(queue: &mut VecDeque<T>, is_wanted: impl Fn(&T) -> bool) -> Vec<T> {
@@ -68,9 +68,8 @@ pub enum Order<C> {
     Watch(u64, Obstacle),
     /// Ends the watch with this number, and all earlier ones.
     Unwatch(u64),
-    /// Check whether the lock is free: [`super::lock::Lock::looked`]. It is not free while the path still
-    /// names this obstacle's file.
-    LookPast(Claim, Option<Obstacle>),
+    /// Check whether a thread blocks in vain: [`super::lock::Lock::looked`].
+    LookPast(Claim, BlockedFor),
     /// Make an attempt past the queue, while a thread still blocks: [`super::lock::Lock::tried_past`].
     TryPast(Claim, Approach),
     /// Check whether the path still names our file: [`super::lock::Lock::path_checked`].

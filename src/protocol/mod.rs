@@ -48,7 +48,7 @@ pub use queue::{Place, Turn, is_waited_for};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::os::{self, Errno};
+use crate::os::{self, Errno, FileId};
 use crate::process;
 use crate::verdict::{Facts, Flock};
 
@@ -208,8 +208,42 @@ fn contended(kind: Kind, place: Option<Place>) -> Attempt {
     Attempt::Contended(Obstacle { kind, place })
 }
 
-/// Whether the lock is free or dead. A waiting process asks this to find out whether the queue is stuck.
-pub fn is_free(paths: &LockPaths, claim: &Claim) -> bool {
+/// What a thread blocks for.
+#[derive(Debug, Clone)]
+pub enum BlockedFor {
+    /// Its turn in the queue, which has this file.
+    Turn(FileId),
+    /// The flock of the lock file. It is its turn.
+    Flock(Obstacle),
+}
+
+/// The result of [`look_past`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookPast {
+    /// All is as it was.
+    Same,
+    /// The lock is free or dead.
+    Free,
+    /// The file that the thread blocks on has lost its name: nobody may ever wake the thread.
+    Nameless,
+}
+
+/// Finds out whether a wait is stuck, from outside of the thread that blocks.
+pub fn look_past(paths: &LockPaths, claim: &Claim, blocked_for: &BlockedFor) -> LookPast {
+    let has_name = match blocked_for {
+        BlockedFor::Turn(queue) => queue::is_at_path(paths, *queue),
+        BlockedFor::Flock(obstacle) => obstacle.is_at_path(paths),
+    };
+    let is_held = has_name && matches!(blocked_for, BlockedFor::Flock(_));
+    match has_name {
+        _ if !is_held && is_free(paths, claim) => LookPast::Free,
+        true => LookPast::Same,
+        false => LookPast::Nameless,
+    }
+}
+
+/// Whether the lock is free or dead.
+fn is_free(paths: &LockPaths, claim: &Claim) -> bool {
     match look(paths, claim, os::wall_ms()) {
         Ok(Look::Vacant) => true,
         Ok(Look::Dead(dead, _)) => unlock(paths.lock(), &dead).is_ok(),

@@ -89,6 +89,11 @@ pub fn is_waited_for(paths: &LockPaths, own: Option<&Place>) -> bool {
     }
 }
 
+/// Whether this is still the queue file. Somebody has it open.
+pub fn is_at_path(paths: &LockPaths, id: FileId) -> bool {
+    os::status_at(&paths.queue()).is_ok_and(|found| found.id == id)
+}
+
 /// Removes the file of a stuck queue. The waiting processes notice that, and join anew.
 pub fn abandon(paths: &LockPaths) {
     if os::status_at(&paths.queue()).is_ok_and(|found| is_usable(&found)) {
@@ -185,7 +190,7 @@ impl Place {
             },
         };
         let before = last_locked(&self.file, byte)?;
-        if !os::status_at(&self.paths.queue()).is_ok_and(|found| found.id == self.id) {
+        if !is_at_path(&self.paths, self.id) {
             return Ok(Standing::Removed);
         }
         self.has_turn = before.is_none();
@@ -226,6 +231,11 @@ impl Place {
     /// Takes the blank out.
     pub fn take_blank(&mut self) -> Option<Blank> {
         self.blank.take()
+    }
+
+    /// The queue file.
+    pub fn file_id(&self) -> FileId {
+        self.id
     }
 
     /// Whether it is our turn.

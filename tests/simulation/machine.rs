@@ -240,7 +240,7 @@ impl Machine {
             Report::Nothing => {}
             Report::Tried(result) => lock.tried(now, result),
             Report::TriedPast(result) => lock.tried_past(now, result),
-            Report::Looked(is_free) => lock.looked(now, is_free),
+            Report::Looked(look) => lock.looked(now, look),
             Report::Checked(held, is_ours) => lock.path_checked(now, &held, is_ours),
             Report::Released(place) => lock.released(now, place),
             Report::Watched(obstacle) => lock.watched(now, obstacle, false, true),
@@ -329,7 +329,7 @@ enum Report {
     Nothing,
     Tried(crate::error::Result<protocol::Attempt>),
     TriedPast(crate::error::Result<protocol::Attempt>),
-    Looked(bool),
+    Looked(protocol::LookPast),
     Checked(Arc<HeldLock>, crate::error::Result<bool>),
     Released(Option<protocol::Place>),
     Watched(protocol::Obstacle),
@@ -368,9 +368,8 @@ fn carry_out(order: Order<()>) -> Report {
         Order::TryPast(claim, approach) => {
             Report::TriedPast(protocol::attempt(&paths(), &claim, approach))
         }
-        Order::LookPast(claim, obstacle) => {
-            let is_in_the_way = obstacle.is_some_and(|it| it.is_at_path(&paths()));
-            Report::Looked(!is_in_the_way && protocol::is_free(&paths(), &claim))
+        Order::LookPast(claim, blocked_for) => {
+            Report::Looked(protocol::look_past(&paths(), &claim, &blocked_for))
         }
         Order::CheckPath(held) => {
             let is_ours = held.is_at_its_path();

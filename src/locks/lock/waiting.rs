@@ -11,7 +11,7 @@ use super::{Lock, QUIET, SAFETY_NET, Stage};
 use crate::error::{Context, Result};
 use crate::locks::order::Order;
 use crate::os::{Errno, Instant};
-use crate::protocol::{Approach, Attempt, Obstacle, Place, ToldBy};
+use crate::protocol::{Approach, Attempt, BlockedFor, LookPast, Obstacle, Place, ToldBy};
 
 /// A lock that is free for so long although processes queue for it is stuck: a hand-over takes less than a
 /// millisecond. A waiting process then makes an attempt past the queue.
@@ -23,8 +23,8 @@ const LONGEST_BLIND: u32 = 5;
 #[derive(Debug)]
 pub struct Blocked {
     pub(super) number: u64,
-    /// The holder's file, if it is our turn and the thread blocks for the flock.
-    pub(super) obstacle: Option<Obstacle>,
+    /// What the thread blocks for; `None` once it is over.
+    pub(super) blocked_for: Option<BlockedFor>,
     /// When to check whether the wait is stuck. `None`: the driver is checking.
     pub(super) check_at: Option<Instant>,
     /// Whether the lock was free at the last check.
@@ -101,16 +101,16 @@ impl<C> Lock<C> {
                 blocked.ended = Some(end);
             }
             Stage::Blocked(blocked) if blocked.number == number && blocked.is_over => {
-                let obstacle = blocked.obstacle.take();
+                let blocked_for = blocked.blocked_for.take();
                 self.drop_end(end);
-                self.orders.extend(obstacle.map(Order::Close));
+                self.close(blocked_for);
                 self.stage = Stage::Idle;
                 self.go_on();
             }
             Stage::Blocked(blocked) if blocked.number == number => {
-                let obstacle = blocked.obstacle.take();
+                let blocked_for = blocked.blocked_for.take();
                 self.wait_ended(now, end);
-                self.orders.extend(obstacle.map(Order::Close));
+                self.close(blocked_for);
             }
             // This wait was ended before: the result is stale.
             _ => self.drop_end(end),
@@ -184,12 +184,17 @@ impl<C> Lock<C> {
         self.look_again();
     }
 
-    /// The result of [`Order::LookPast`]: whether the lock is free.
-    pub fn looked(&mut self, now: Instant, is_free: bool) {
+    /// The result of [`Order::LookPast`].
+    pub fn looked(&mut self, now: Instant, look: LookPast) {
         let Stage::Blocked(blocked) = &mut self.stage else {
             return;
         };
-        let is_stuck = is_free && std::mem::replace(&mut blocked.was_free, is_free);
+        let is_free = look == LookPast::Free;
+        let was_free = std::mem::replace(&mut blocked.was_free, is_free);
+        let is_stuck = is_free && was_free;
+        if look == LookPast::Nameless {
+            self.orders.push_back(Order::EndWait(blocked.number)); // it then waits on the file of that name
+        }
         blocked.check_at = Some(now + if is_free { STUCK_AFTER } else { SAFETY_NET });
         if is_stuck && let Some(first) = self.waiters.front() {
             let claim = self.claim(&first.request);
@@ -197,7 +202,7 @@ impl<C> Lock<C> {
                 blocked.is_trying = true;
                 blocked.check_at = None;
                 // If it is our turn, the queue isn't stuck: somebody removed the lock file.
-                let has_turn = blocked.obstacle.is_some();
+                let has_turn = matches!(blocked.blocked_for, Some(BlockedFor::Flock(_)));
                 let approach =
                     if has_turn { Approach::PastTheQueue } else { Approach::PastAStuckQueue };
                 self.orders.push_back(Order::TryPast(claim, approach));
@@ -211,7 +216,7 @@ impl<C> Lock<C> {
             self.drop_obstacle(obstacle);
             self.rest();
         } else if self.may_queue() && obstacle.told_by() == ToldBy::Flock {
-            let number = self.block(now, Some(obstacle.clone()));
+            let number = self.block(now, BlockedFor::Flock(obstacle.clone()));
             self.orders.push_back(Order::WaitForFlock(number, obstacle));
         } else {
             self.number += 1;
@@ -226,17 +231,17 @@ impl<C> Lock<C> {
             self.orders.push_back(Order::Leave(place));
             self.rest();
         } else {
-            let number = self.block(now, None);
+            let number = self.block(now, BlockedFor::Turn(place.file_id()));
             self.orders.push_back(Order::WaitForTurn(number, place));
         }
     }
 
-    fn block(&mut self, now: Instant, obstacle: Option<Obstacle>) -> u64 {
+    fn block(&mut self, now: Instant, blocked_for: BlockedFor) -> u64 {
         self.number += 1;
         let (number, check_at) = (self.number, Some(now + SAFETY_NET));
         self.stage = Stage::Blocked(Box::new(Blocked {
             number,
-            obstacle,
+            blocked_for: Some(blocked_for),
             check_at,
             was_free: false,
             is_over: false,
@@ -253,7 +258,8 @@ impl<C> Lock<C> {
             None => self.orders.push_back(Order::EndWait(self.number)),
         }
         if let Stage::Blocked(blocked) = &mut self.stage {
-            self.orders.extend(blocked.obstacle.take().map(Order::Close));
+            let blocked_for = blocked.blocked_for.take();
+            self.close(blocked_for);
         }
     }
 
@@ -305,6 +311,12 @@ impl<C> Lock<C> {
     pub(super) fn drop_obstacle(&mut self, obstacle: Obstacle) {
         self.orders.extend(obstacle.place().cloned().map(Order::Leave));
         self.orders.push_back(Order::Close(obstacle));
+    }
+
+    fn close(&mut self, blocked_for: Option<BlockedFor>) {
+        if let Some(BlockedFor::Flock(obstacle)) = blocked_for {
+            self.orders.push_back(Order::Close(obstacle));
+        }
     }
 
     pub(super) fn leave(&mut self) {
