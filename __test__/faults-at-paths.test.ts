@@ -212,6 +212,25 @@ bindfsTest("a temporary whose maker is dead does not keep anybody out on a FUSE 
   }
 });
 
+bindfsTest("a temporary that a living process could not remove keeps nobody out for longer than 30 s on a FUSE mount", async () => {
+  const { mounts, through, view } = await mountBindfs();
+  const [maker, other] = await Promise.all([mounts.agent(), mounts.agent()]);
+  const [lockFile, temporary] = ["chat.jsonl.lock", "chat.jsonl.lock.new"].map((name) => path.join(view, name));
+  await maker.acquire({ sessionFile: through });
+  const record = JSON.parse(readFileSync(lockFile!, "utf8"));
+  await maker.release(through);
+  const leftAgo = (ms: number) =>
+    writeFileSync(temporary!, JSON.stringify({ ...record, createdAt: new Date(Date.now() - ms).toISOString() }));
+  for (const agent of [maker, other]) {
+    leftAgo(10_000);
+    expect(await agent.run(attempt, through)).toBe(false);
+    leftAgo(31_000);
+    await expectWithin(BOUNDED_MS, agent.acquire({ sessionFile: through, timeoutMs: BOUNDED_MS }));
+    await agent.release(through);
+    expect(readdirSync(view)).toEqual([]);
+  }
+});
+
 testWith("root", "mounts", "bindfs", "strace")(
   "a process that is killed before it links its temporary keeps nobody out on a FUSE mount",
   async () => {

@@ -61,8 +61,6 @@ pub struct Entry {
     /// The listeners for a waiter, and the watch on the queue file.
     tell_wanted: Vec<TellWanted>,
     wanted_watch: Option<os::Watch>,
-    /// The checks that are made by time, where no event tells.
-    checks: Vec<waits::Check>,
 }
 
 impl Entry {
@@ -77,7 +75,6 @@ impl Entry {
             loss_watch: None,
             tell_wanted: Vec::new(),
             wanted_watch: None,
-            checks: Vec::new(),
         }
     }
 }
@@ -175,7 +172,6 @@ fn note<T>(paths: &LockPaths, event: impl FnOnce(&mut Registry, Instant) -> T) -
         if entry.lock.hold().is_none() {
             entry.tell_loss.clear();
             entry.tell_wanted.clear();
-            entry.checks.clear();
             todo.watches.extend(entry.loss_watch.take());
             todo.watches.extend(entry.wanted_watch.take());
         } else if !entry.tell_wanted.is_empty() && entry.lock.is_wanted() {
@@ -289,8 +285,8 @@ fn carry_out(paths: &LockPaths, order: Order<Caller>) -> Todo {
             let result = guarded(paths, || protocol::attempt(paths, &claim, approach));
             return report(paths, |lock, now| lock.tried_past(now, result));
         }
-        Order::LookPast(claim, blocked_for) => {
-            let look = guarded(paths, || Ok(protocol::look_past(paths, &claim, &blocked_for)));
+        Order::LookPast(claim, awaited) => {
+            let look = guarded(paths, || Ok(protocol::look_past(paths, &claim, &awaited)));
             return report(paths, |lock, now| lock.looked(now, look.unwrap_or(LookPast::Same)));
         }
         Order::CheckPath(held) => {

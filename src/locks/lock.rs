@@ -30,7 +30,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::order::{Exceeded, Hold, Order, TryNow, Waiter, take_if};
+use super::order::{Check, Exceeded, Hold, Order, TryNow, Waiter, take_if};
 use super::{Environment, Handle, Loss, Request, Ticket};
 use crate::error::{Error, Result};
 use crate::os::Instant;
@@ -141,7 +141,7 @@ impl<C> Lock<C> {
             Stage::Blocked(blocked) => blocked.check_at,
             Stage::Watching { check_at, .. } => Some(*check_at),
             Stage::Settling { until, .. } => *until,
-            Stage::Held(hold) => hold.check_at.into_iter().chain(hold.ends_at()).min(),
+            Stage::Held(hold) => hold.check.at().into_iter().chain(hold.ends_at()).min(),
         };
         own.into_iter().chain(deadline).min()
     }
@@ -188,7 +188,7 @@ impl<C> Lock<C> {
                 // A lock whose file was removed protects nothing: check the path before sharing it.
                 self.orders.push_back(Order::CheckPath(Arc::clone(&hold.lock)));
             } else {
-                hold.check_at.get_or_insert(now + SAFETY_NET);
+                hold.check_by(now + SAFETY_NET);
                 waiter.has_waited = true;
             }
         } else {
@@ -335,6 +335,16 @@ impl<C> Lock<C> {
         }
     }
 
+    /// No event will tell of the loss of this lock, or not of each: checks its path so often.
+    pub fn check_every(&mut self, now: Instant, lock: &Arc<HeldLock>, every: Duration) {
+        if let Stage::Held(hold) = &mut self.stage
+            && Arc::ptr_eq(&hold.lock, lock)
+        {
+            hold.check_every = Some(every);
+            hold.check_by(now + every);
+        }
+    }
+
     /// The process may be about to end: leaves the queue without the usual delay.
     pub fn leave_now(&mut self) {
         if matches!(self.stage, Stage::Idle) {
@@ -364,9 +374,12 @@ impl<C> Lock<C> {
                     return;
                 }
                 self.share_with_waiters();
-                let others_wait = !self.waiters.is_empty();
+                let for_waiters = (!self.waiters.is_empty()).then_some(SAFETY_NET);
                 if let Stage::Held(hold) = &mut self.stage {
-                    hold.check_at = others_wait.then(|| now + SAFETY_NET);
+                    hold.check = Check::Never;
+                    if let Some(every) = for_waiters.into_iter().chain(hold.check_every).min() {
+                        hold.check_by(now + every);
+                    }
                 }
             }
             _ => {}
@@ -415,15 +428,15 @@ impl<C> Lock<C> {
                 if is_due && let Some(first) = self.waiters.front() {
                     let claim = self.claim(&first.request);
                     if let Stage::Blocked(blocked) = &mut self.stage
-                        && let Some(blocked_for) = blocked.blocked_for.clone()
+                        && let Some(awaited) = blocked.awaited.clone()
                     {
-                        self.orders.push_back(Order::LookPast(claim, blocked_for));
+                        self.orders.push_back(Order::LookPast(claim, awaited));
                     }
                 }
             }
             Stage::Held(hold) => {
-                if hold.check_at.is_some_and(|check_at| check_at <= now) {
-                    hold.check_at = Some(now + SAFETY_NET);
+                if hold.check.at().is_some_and(|at| at <= now) {
+                    hold.check = Check::Now;
                     self.orders.push_back(Order::CheckPath(Arc::clone(&hold.lock)));
                 }
                 self.expire(now, None);

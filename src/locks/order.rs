@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Environment, Handle, Loss, Request};
 use crate::error::Error;
 use crate::os::Instant;
-use crate::protocol::{Approach, BlockedFor, Claim, HeldLock, Obstacle, Place};
+use crate::protocol::{Approach, Awaited, Claim, HeldLock, Obstacle, Place};
 
 /// Removes and returns the items that `is_wanted` accepts. Both parts keep their order.
 pub fn take_if<T>(queue: &mut VecDeque<T>, is_wanted: impl Fn(&T) -> bool) -> Vec<T> {
@@ -48,8 +48,28 @@ pub struct Hold {
     pub limit: Option<Duration>,
     /// What it is for.
     pub label: Option<Arc<str>>,
-    /// When to check that the path still names our file; only while others wait here.
-    pub check_at: Option<Instant>,
+    /// When to check that the path still names our file.
+    pub check: Check,
+    /// How often, where no event tells of a loss; `None`: only while others wait here.
+    pub check_every: Option<Duration>,
+}
+
+/// The next check of a held lock. One at a time: it can hang, and occupies a thread then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// There is none.
+    Never,
+    /// At this instant.
+    At(Instant),
+    /// The driver is checking.
+    Now,
+}
+
+impl Check {
+    /// The instant.
+    pub fn at(self) -> Option<Instant> {
+        if let Self::At(instant) = self { Some(instant) } else { None }
+    }
 }
 
 /// What the driver has to do. Where an order has a result, its comment names the event that reports it.
@@ -69,7 +89,7 @@ pub enum Order<C> {
     /// Ends the watch with this number, and all earlier ones.
     Unwatch(u64),
     /// Check whether a thread blocks in vain: [`super::lock::Lock::looked`].
-    LookPast(Claim, BlockedFor),
+    LookPast(Claim, Awaited),
     /// Make an attempt past the queue, while a thread still blocks: [`super::lock::Lock::tried_past`].
     TryPast(Claim, Approach),
     /// Check whether the path still names our file: [`super::lock::Lock::path_checked`].
@@ -122,6 +142,15 @@ pub enum TryNow {
 }
 
 impl Hold {
+    /// Plans a check for this instant, unless there is an earlier one.
+    pub fn check_by(&mut self, at: Instant) {
+        self.check = match self.check {
+            Check::Never => Check::At(at),
+            Check::At(planned) => Check::At(planned.min(at)),
+            Check::Now => Check::Now,
+        };
+    }
+
     /// When the watchdog ends the hold; `None` if there is no limit, or the instant does not fit the clock.
     pub fn ends_at(&self) -> Option<Instant> {
         self.since.checked_add(self.limit?)

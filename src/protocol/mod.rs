@@ -210,7 +210,7 @@ fn contended(kind: Kind, place: Option<Place>) -> Attempt {
 
 /// What a thread blocks for.
 #[derive(Debug, Clone)]
-pub enum BlockedFor {
+pub enum Awaited {
     /// Its turn in the queue, which has this file.
     Turn(FileId),
     /// The flock of the lock file. It is its turn.
@@ -229,12 +229,12 @@ pub enum LookPast {
 }
 
 /// Finds out whether a wait is stuck, from outside of the thread that blocks.
-pub fn look_past(paths: &LockPaths, claim: &Claim, blocked_for: &BlockedFor) -> LookPast {
-    let has_name = match blocked_for {
-        BlockedFor::Turn(queue) => queue::is_at_path(paths, *queue),
-        BlockedFor::Flock(obstacle) => obstacle.is_at_path(paths),
+pub fn look_past(paths: &LockPaths, claim: &Claim, awaited: &Awaited) -> LookPast {
+    let has_name = match awaited {
+        Awaited::Turn(queue) => queue::is_at_path(paths, *queue),
+        Awaited::Flock(obstacle) => obstacle.is_at_path(paths),
     };
-    let is_held = has_name && matches!(blocked_for, BlockedFor::Flock(_));
+    let is_held = has_name && matches!(awaited, Awaited::Flock(_));
     match has_name {
         _ if !is_held && is_free(paths, claim) => LookPast::Free,
         true => LookPast::Same,

@@ -100,6 +100,29 @@ fn a_flock_holders_record_without_a_flock_is_dead_even_if_its_process_lives() {
 }
 
 #[test]
+fn a_promised_flock_that_could_not_be_asked_for_outweighs_age_and_evidence() {
+    let old = Record { created_at: Some(to_iso(NOW - 3_600_000)), ..by(THEM) };
+    let by_another_boot = Record { boot_id: Some("another".into()), ..old.clone() };
+    for record in [old, by_another_boot] {
+        let (witness, trust) = (Some(DeclaredWitness::ServerFlock), Trust::Flocks);
+        let record = Record { witness, ..record };
+        let unasked = Facts { trust, flock: Flock::Unknown, ..seen(record) };
+        assert_eq!(judged(&unasked), MAYBE);
+        assert_eq!(judged(&Facts { flock: Flock::Ours, ..unasked }).0, Verdict::Dead);
+    }
+}
+
+#[test]
+fn a_file_server_itself_leaves_a_clients_lock_to_the_clients_until_it_is_old() {
+    let record = Record { witness: Some(DeclaredWitness::ServerFlock), ..by(THEM) };
+    let closed = Facts { modified_ms: 0, ..seen(record) };
+    assert_eq!(judged(&closed), MAYBE);
+    let created_at = Some(to_iso(NOW - 60_001));
+    let old = Record { created_at, ..closed.record.clone().unwrap() };
+    assert_eq!(judged(&Facts { record: Some(old), ..closed }), (Verdict::Dead, Ground::TooOld));
+}
+
+#[test]
 fn a_live_lock_of_another_machine_or_mount_shows_who_shares_an_untrusted_folder() {
     let record = Record { token: Some("t".into()), boot_id: Some("another".into()), ..by(THEM) };
     let far = Facts { trust: Trust::Nothing, flock: Flock::Theirs, ..seen(record.clone()) };

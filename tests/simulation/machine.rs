@@ -240,7 +240,7 @@ impl Machine {
             Report::Nothing => {}
             Report::Tried(result) => lock.tried(now, result),
             Report::TriedPast(result) => lock.tried_past(now, result),
-            Report::Looked(look) => lock.looked(now, look),
+            Report::Looked(seen) => lock.looked(now, seen),
             Report::Checked(held, is_ours) => lock.path_checked(now, &held, is_ours),
             Report::Released(place) => lock.released(now, place),
             Report::Watched(obstacle) => lock.watched(now, obstacle, false, true),
@@ -368,8 +368,8 @@ fn carry_out(order: Order<()>) -> Report {
         Order::TryPast(claim, approach) => {
             Report::TriedPast(protocol::attempt(&paths(), &claim, approach))
         }
-        Order::LookPast(claim, blocked_for) => {
-            Report::Looked(protocol::look_past(&paths(), &claim, &blocked_for))
+        Order::LookPast(claim, awaited) => {
+            Report::Looked(protocol::look_past(&paths(), &claim, &awaited))
         }
         Order::CheckPath(held) => {
             let is_ours = held.is_at_its_path();

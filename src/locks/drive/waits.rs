@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::{Todo, happen, happen_by_timer, happen_here, report};
+use super::{Entry, Todo, happen, happen_by_timer, happen_here, report};
 use crate::locks::{Handle, News, TellLoss, TellWanted, with_registry};
 use crate::os::{self, Errno, FileId, blocked};
 use crate::process;
@@ -146,65 +146,39 @@ pub fn watch_loss(handle: Handle, tell: TellLoss) {
         let watch = os::on_change(held.file(), move || {
             happen_by_timer(&its_paths, |lock, _| lock.check_path());
         });
-        keep_watch(&paths, &held, Check::Loss, watch);
-        if !held.is_trusted() {
-            // Another machine's changes are not reported: check by time, too.
-            keep_watch(&paths, &held, Check::Loss, Err(Errno::NOSYS));
+        // Another machine's changes are not reported.
+        let is_told = watch.is_ok() && held.is_trusted();
+        keep_watch(&paths, &held, watch, |entry| &mut entry.loss_watch);
+        if !is_told {
+            let every = if held.is_trusted() { EVERY } else { EVERY_UNTRUSTED };
+            happen_here(&paths, |lock, now| lock.check_every(now, &held, every));
         }
     }
     // The lock may have been lost before the watch was set up.
     happen(&paths, |lock, _| lock.check_path());
 }
 
-/// What is checked by time where no event tells of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Check {
-    Loss,
-    Waiters,
-}
-
+/// How often a held lock is checked where no event tells of what happens to it.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The same on an untrusted file system, where a check may ask a server.
 const EVERY_UNTRUSTED: Duration = Duration::from_secs(5);
 
-/// Keeps the watch for as long as the lock is held. Without one, makes the check by time, unless that is done
-/// already.
-fn keep_watch(paths: &LockPaths, held: &Arc<HeldLock>, check: Check, watch: os::Result<os::Watch>) {
-    let begins_to_check = with_registry(|registry| {
-        let Some(entry) = registry.locks.get_mut(paths).filter(|entry| entry.lock.holds(held))
-        else {
-            return false;
-        };
-        match (watch, check) {
-            (Ok(watch), Check::Loss) => entry.loss_watch = Some(watch),
-            (Ok(watch), Check::Waiters) => entry.wanted_watch = Some(watch),
-            (Err(_), _) if entry.checks.contains(&check) => {}
-            (Err(_), _) => {
-                entry.checks.push(check);
-                return true;
-            }
+/// Keeps the watch, if there is one, for as long as the lock is held.
+fn keep_watch(
+    paths: &LockPaths,
+    held: &Arc<HeldLock>,
+    watch: os::Result<os::Watch>,
+    place: fn(&mut Entry) -> &mut Option<os::Watch>,
+) {
+    let unneeded = with_registry(|registry| {
+        let entry = registry.locks.get_mut(paths).filter(|entry| entry.lock.holds(held));
+        match (entry, watch) {
+            (Some(entry), Ok(watch)) => place(entry).replace(watch),
+            (_, watch) => watch.ok(),
         }
-        false
     });
-    if begins_to_check {
-        let every = if held.is_trusted() { EVERY } else { EVERY_UNTRUSTED };
-        check_later(paths.clone(), Arc::downgrade(held), check, every);
-    }
-}
-
-fn check_later(paths: LockPaths, held: Weak<HeldLock>, check: Check, every: Duration) {
-    let ring = move || {
-        if held.strong_count() > 0 {
-            match check {
-                Check::Loss => happen_by_timer(&paths, |lock, _| lock.check_path()),
-                Check::Waiters => look_for_waiters(&paths),
-            }
-            check_later(paths, held, check, every);
-        }
-    };
-    // Without a thread the signal never fires; `lock.held` still works.
-    os::at(os::now() + every, ring).into_iter().for_each(os::Timer::detach);
+    drop(unneeded);
 }
 
 /// See [`super::super::watch_wanted`].
@@ -221,31 +195,54 @@ pub fn watch_wanted(handle: Handle, tell: TellWanted) {
     if is_new && held.is_trusted() {
         let its_paths = paths.clone();
         let watch = os::on_touch(&paths.queue(), move || look_for_waiters(&its_paths));
-        keep_watch(&paths, &held, Check::Waiters, watch);
+        if watch.is_err() {
+            look_later(paths.clone(), Arc::downgrade(&held));
+        }
+        keep_watch(&paths, &held, watch, |entry| &mut entry.wanted_watch);
     }
     // Somebody may wait already.
     look_for_waiters(&paths);
     happen_here(&paths, |_, _| {});
 }
 
-/// Tells the listeners if another process waits in the queue. On a worker: the disk may be frozen.
+/// Looks for waiters now and then, as long as somebody listens to that.
+fn look_later(paths: LockPaths, held: Weak<HeldLock>) {
+    let look = move || {
+        os::run(Box::new(move |_| {
+            tell_if_waited_for(&paths);
+            let goes_on = with_registry(|registry| {
+                registry.locks.get(&paths).is_some_and(|entry| !entry.tell_wanted.is_empty())
+            });
+            if goes_on && held.strong_count() > 0 {
+                look_later(paths, held);
+            }
+        }));
+    };
+    // Without a thread nobody is told; `lock.wanted` is a courtesy.
+    os::at(os::now() + EVERY, look).into_iter().for_each(os::Timer::detach);
+}
+
+/// On a worker: the disk may be frozen.
 fn look_for_waiters(paths: &LockPaths) {
     let paths = paths.clone();
-    os::run(Box::new(move |_| {
-        let place = with_registry(|registry| {
-            let entry = registry.locks.get(&paths).filter(|entry| !entry.tell_wanted.is_empty())?;
-            entry.lock.hold().map(|hold| hold.lock.place().cloned())
-        });
-        if place.is_some_and(|place| protocol::is_waited_for(&paths, place.as_ref())) {
-            let (told, watch) = with_registry(|registry| {
-                let entry = registry.locks.get_mut(&paths)?;
-                Some((std::mem::take(&mut entry.tell_wanted), entry.wanted_watch.take()))
-            })
-            .unwrap_or_default();
-            drop(watch);
-            for tell in told {
-                tell();
-            }
+    os::run(Box::new(move |_| tell_if_waited_for(&paths)));
+}
+
+/// Tells the listeners if another process waits in the queue.
+fn tell_if_waited_for(paths: &LockPaths) {
+    let place = with_registry(|registry| {
+        let entry = registry.locks.get(paths).filter(|entry| !entry.tell_wanted.is_empty())?;
+        entry.lock.hold().map(|hold| hold.lock.place().cloned())
+    });
+    if place.is_some_and(|place| protocol::is_waited_for(paths, place.as_ref())) {
+        let (told, watch) = with_registry(|registry| {
+            let entry = registry.locks.get_mut(paths)?;
+            Some((std::mem::take(&mut entry.tell_wanted), entry.wanted_watch.take()))
+        })
+        .unwrap_or_default();
+        drop(watch);
+        for tell in told {
+            tell();
         }
-    }));
+    }
 }

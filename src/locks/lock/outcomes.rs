@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Lock, QUIET, SAFETY_NET, Stage};
 use crate::error::Error;
-use crate::locks::order::{Exceeded, Hold, Order, Waiter, take_if};
+use crate::locks::order::{Check, Exceeded, Hold, Order, Waiter, take_if};
 use crate::locks::{Loss, Request};
 use crate::os::{Errno, Instant};
 use crate::protocol::HeldLock;
@@ -36,7 +36,8 @@ impl<C> Lock<C> {
             since: now,
             limit: request.max_hold_ms.map(Duration::from_millis),
             label: request.label.clone(),
-            check_at: (!self.waiters.is_empty()).then(|| now + SAFETY_NET),
+            check: if self.waiters.is_empty() { Check::Never } else { Check::At(now + SAFETY_NET) },
+            check_every: None,
         });
     }
 

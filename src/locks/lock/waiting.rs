@@ -11,7 +11,7 @@ use super::{Lock, QUIET, SAFETY_NET, Stage};
 use crate::error::{Context, Result};
 use crate::locks::order::Order;
 use crate::os::{Errno, Instant};
-use crate::protocol::{Approach, Attempt, BlockedFor, LookPast, Obstacle, Place, ToldBy};
+use crate::protocol::{Approach, Attempt, Awaited, LookPast, Obstacle, Place, ToldBy};
 
 /// A lock that is free for so long although processes queue for it is stuck: a hand-over takes less than a
 /// millisecond. A waiting process then makes an attempt past the queue.
@@ -24,7 +24,7 @@ const LONGEST_BLIND: u32 = 5;
 pub struct Blocked {
     pub(super) number: u64,
     /// What the thread blocks for; `None` once it is over.
-    pub(super) blocked_for: Option<BlockedFor>,
+    pub(super) awaited: Option<Awaited>,
     /// When to check whether the wait is stuck. `None`: the driver is checking.
     pub(super) check_at: Option<Instant>,
     /// Whether the lock was free at the last check.
@@ -101,16 +101,16 @@ impl<C> Lock<C> {
                 blocked.ended = Some(end);
             }
             Stage::Blocked(blocked) if blocked.number == number && blocked.is_over => {
-                let blocked_for = blocked.blocked_for.take();
+                let awaited = blocked.awaited.take();
                 self.drop_end(end);
-                self.close(blocked_for);
+                self.close(awaited);
                 self.stage = Stage::Idle;
                 self.go_on();
             }
             Stage::Blocked(blocked) if blocked.number == number => {
-                let blocked_for = blocked.blocked_for.take();
+                let awaited = blocked.awaited.take();
                 self.wait_ended(now, end);
-                self.close(blocked_for);
+                self.close(awaited);
             }
             // This wait was ended before: the result is stale.
             _ => self.drop_end(end),
@@ -202,7 +202,7 @@ impl<C> Lock<C> {
                 blocked.is_trying = true;
                 blocked.check_at = None;
                 // If it is our turn, the queue isn't stuck: somebody removed the lock file.
-                let has_turn = matches!(blocked.blocked_for, Some(BlockedFor::Flock(_)));
+                let has_turn = matches!(blocked.awaited, Some(Awaited::Flock(_)));
                 let approach =
                     if has_turn { Approach::PastTheQueue } else { Approach::PastAStuckQueue };
                 self.orders.push_back(Order::TryPast(claim, approach));
@@ -216,7 +216,7 @@ impl<C> Lock<C> {
             self.drop_obstacle(obstacle);
             self.rest();
         } else if self.may_queue() && obstacle.told_by() == ToldBy::Flock {
-            let number = self.block(now, BlockedFor::Flock(obstacle.clone()));
+            let number = self.block(now, Awaited::Flock(obstacle.clone()));
             self.orders.push_back(Order::WaitForFlock(number, obstacle));
         } else {
             self.number += 1;
@@ -231,17 +231,17 @@ impl<C> Lock<C> {
             self.orders.push_back(Order::Leave(place));
             self.rest();
         } else {
-            let number = self.block(now, BlockedFor::Turn(place.file_id()));
+            let number = self.block(now, Awaited::Turn(place.file_id()));
             self.orders.push_back(Order::WaitForTurn(number, place));
         }
     }
 
-    fn block(&mut self, now: Instant, blocked_for: BlockedFor) -> u64 {
+    fn block(&mut self, now: Instant, awaited: Awaited) -> u64 {
         self.number += 1;
         let (number, check_at) = (self.number, Some(now + SAFETY_NET));
         self.stage = Stage::Blocked(Box::new(Blocked {
             number,
-            blocked_for: Some(blocked_for),
+            awaited: Some(awaited),
             check_at,
             was_free: false,
             is_over: false,
@@ -258,8 +258,8 @@ impl<C> Lock<C> {
             None => self.orders.push_back(Order::EndWait(self.number)),
         }
         if let Stage::Blocked(blocked) = &mut self.stage {
-            let blocked_for = blocked.blocked_for.take();
-            self.close(blocked_for);
+            let awaited = blocked.awaited.take();
+            self.close(awaited);
         }
     }
 
@@ -313,8 +313,8 @@ impl<C> Lock<C> {
         self.orders.push_back(Order::Close(obstacle));
     }
 
-    fn close(&mut self, blocked_for: Option<BlockedFor>) {
-        if let Some(BlockedFor::Flock(obstacle)) = blocked_for {
+    fn close(&mut self, awaited: Option<Awaited>) {
+        if let Some(Awaited::Flock(obstacle)) = awaited {
             self.orders.push_back(Order::Close(obstacle));
         }
     }

@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, StatxFlags};
 
 use super::files::File;
 use crate::os::{Errno, FileId, Result, Trust};
@@ -60,32 +60,38 @@ enum MountKind {
 
 /// Looks the file's mount up in `/proc/self/mountinfo`. `None`: can't know.
 ///
-/// `mountinfo` is long on some machines, so the answer is cached by mount and device. A wrong hit would need
-/// both numbers to be reused together.
+/// `mountinfo` is long on some machines, so the answer is kept, by the mount's unique id. Before Linux 6.8 there is only one
+/// that the kernel gives to the next mount when this one is gone, and the device's number with it. There the answer for
+/// NFS 4 is not kept: trusted by mistake, NFS 3 would do harm.
 fn mount_kind(file: &File) -> Option<MountKind> {
     static KNOWN: Mutex<Vec<((u64, u64), MountKind)>> = Mutex::new(Vec::new());
-    let mount = mount(file).ok()?;
+    let unique = mount(file, MNT_ID_UNIQUE).ok();
+    let key = unique.or_else(|| mount(file, StatxFlags::MNT_ID).ok())?;
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, kind)) = known.iter().find(|(key, _)| *key == mount) {
+    if let Some((_, kind)) = known.iter().find(|(known, _)| *known == key) {
         return Some(*kind);
     }
-    let kind = kind_of(mount.0)?;
-    known.push((mount, kind));
+    let kind = kind_of(file)?;
+    if unique.is_some() || kind != MountKind::Nfs4 {
+        known.push((key, kind));
+    }
     Some(kind)
 }
 
-/// The ids of the mount and of the device.
-fn mount(file: &File) -> Result<(u64, u64)> {
-    use rustix::fs::{StatxFlags, statx};
+/// `STATX_MNT_ID_UNIQUE` (linux/stat.h).
+const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
-    let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
-    if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
-        return Err(Errno::NOSYS); // before Linux 5.8
+/// The ids of the mount and of the device.
+fn mount(file: &File, which: StatxFlags) -> Result<(u64, u64)> {
+    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, which)?;
+    if stat.stx_mask & which.bits() == 0 {
+        return Err(Errno::NOSYS); // an older kernel
     }
     Ok((stat.stx_mnt_id, rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)))
 }
 
-fn kind_of(id: u64) -> Option<MountKind> {
+fn kind_of(file: &File) -> Option<MountKind> {
+    let (id, _) = mount(file, StatxFlags::MNT_ID).ok()?;
     let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
     let mount = mounts.into_iter().find(|mount| u64::try_from(mount.mnt_id) == Ok(id))?;
     let version = mount.super_options.get("vers").and_then(Option::as_deref);
