@@ -7,7 +7,9 @@ const SCALING = "https://github.com/openclaw/session-write-lock/blob/main/docs/s
 const MEANINGS = {
   "other-machine": {
     what: "Another machine holds a lock here, and this file system does not tell when a machine crashes.",
-    so: "Locks exclude. But a lock that a crash leaves behind blocks until it is older than staleMs.",
+    so:
+      "Locks exclude. But a lock that a crash leaves behind blocks until it is older than staleMs; on NFS 3 until that " +
+      "machine is up again.",
     advice: "Use a local disk, NFS 4, or a PostgreSQL server",
   },
   "other-mount": {

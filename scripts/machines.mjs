@@ -93,25 +93,27 @@ function observe(promise) {
 
 const WAIT = { timeoutMs: 900_000 };
 
-/** Four processes on two machines add to one number in a file. */
-async function count(mount, a, b) {
+/** Several processes add to one number in a file. `where`: the machine and the folder of each. */
+async function count(mount, name, event, where) {
   const TIMES = 10;
-  const [file, counter] = [`${mount.folder}/counted-${mount.version}`, `${mount.folder}/count-${mount.version}`];
-  await a.sh(`echo 0 >${counter}`);
+  const file = `${name}-${mount.version}`;
+  const [[machine, folder]] = where;
+  await machine.sh(`echo 0 >${folder}/${file}.number`);
   const start = performance.now();
-  const actors = [a, b].flatMap((machine) => ["first", "second"].map((name) => machine.actor(`${name} ${mount.name}`)));
-  const takeovers = await Promise.all(actors.map((actor) => actor.count(file, TIMES, counter)));
-  const sum = Number(await b.sh(`cat ${counter}`));
-  const all = TIMES * actors.length;
-  const taken = takeovers.reduce((one, other) => one + other);
+  const counting = where.map(([machine, folder], number) =>
+    machine.actor(`${name} ${number} ${mount.name}`).count(`${folder}/${file}`, TIMES, `${folder}/${file}.number`),
+  );
+  const taken = (await Promise.all(counting)).reduce((one, other) => one + other);
+  const sum = Number(await machine.sh(`cat ${folder}/${file}.number`));
+  const all = TIMES * where.length;
   const outcome = `${all - sum} lost, ${taken} taken over`;
-  report(mount, `${all} critical sections by four processes`, outcome, since(start), sum === all && taken === 0);
+  report(mount, `${all} critical sections by ${event}`, outcome, since(start), sum === all && taken === 0);
 }
 
 /** Has `holder` hold a lock of its own for this event. */
-async function hold(mount, event, holder) {
+async function hold(mount, event, holder, name = "holder") {
   const file = `${mount.folder}/${event}-${mount.version}`;
-  const its = holder.actor(`holder ${mount.name}`);
+  const its = holder.actor(`${name} ${mount.name}`);
   await its.lock(file);
   return { file, its };
 }
@@ -174,6 +176,28 @@ async function longCut(mount, { file, its, other, wait }, cutAt, backAt) {
   await other.release(file);
 }
 
+/** Has a process of `a` hold a lock that it took over, so that its file has one name only, and one of `b` wait for it. That
+ * one then gets the lock again and again, so that the file's number is given to another one. */
+async function contendForNumber(mount, a, b) {
+  const { file, its: dead } = await hold(mount, "number", a, "short-lived");
+  await a.sh(`kill -9 ${await dead.pid()}`);
+  const [its, other] = [a.actor(`taker ${mount.name}`), b.actor(`successor ${mount.name}`)];
+  const { isTakenOver } = await its.lockUnheard(file, WAIT);
+  return { file, its, isTakenOver, other, wait: observe(other.lockAgain(file, 6, WAIT)) };
+}
+
+/** Its file is gone, and the successor's may have its number. */
+async function successor(mount, { file, its, isTakenOver, other, wait }) {
+  await wait.settled;
+  const wasHeld = await its.held(file);
+  const release = await its.release(file).then(() => "resolves", (error) => error.code);
+  const isTheirs = await other.held(file);
+  const isRight = isTakenOver && !wait.error && !wasHeld && isTheirs && release === "ERR_LOCK_LOST";
+  const event = "the same after five more holders: its `held` and `release()`, and the lock of the sixth";
+  report(mount, event, `${wasHeld}, ${release}, ${isTheirs ? "held" : "lost"}`, undefined, isRight);
+  await other.release(file);
+}
+
 /** Its signal says that the lock is lost, soon after its machine is back. */
 async function expectTold(mount, event, its, file, backAt) {
   let lost = null;
@@ -229,10 +253,17 @@ async function test(image, disk, machines) {
   machines.add(a).add(b);
   console.log(`three machines, Linux ${await a.sh("uname -r")}, lease ${LEASE_S} s`);
 
-  await forEachMount((mount) => count(mount, a, b));
+  await forEachMount((mount) => {
+    const where = [a, a, b, b].map((machine) => [machine, mount.folder]);
+    return count(mount, "counted", "four processes", where);
+  });
   await forEachMount((mount) => handOver(mount, a, b));
 
   await forEachMount((mount) => onTheServer(mount, server, a));
+  await forEachMount((mount) => {
+    const where = [[a, mount.folder], [b, mount.folder], [server, "/srv/shared"]];
+    return count(mount, "beside", "two clients and a program on the server", where);
+  });
 
   const short = await forEachMount((mount) => contend(mount, "short-cut", a, b));
   await a.network(false);
@@ -242,12 +273,14 @@ async function test(image, disk, machines) {
   await forEachMount((mount, number) => shortCut(mount, short[number]));
 
   const long = await forEachMount((mount) => contend(mount, "long-cut", a, b));
+  const reused = await forEachMount((mount) => contendForNumber(mount, a, b));
   const cutAt = performance.now();
   await a.network(false);
   await sleep(LONG_CUT_S * 1000);
   await a.network(true);
   const backAt = performance.now();
   await forEachMount((mount, number) => longCut(mount, long[number], cutAt, backAt));
+  await forEachMount((mount, number) => successor(mount, reused[number]));
 
   const startServerAgain = async () => {
     await server.kill();

@@ -430,7 +430,7 @@ impl Facts {
                 is_far.then_some(SharedWith::OtherMachine)
             }
             // Whoever writes a token takes a flock, too.
-            Flock::Ours if self.trust < Trust::Everything && record.token.is_some() => {
+            Flock::Ours if self.trust == Trust::Nothing && record.token.is_some() => {
                 let is_alive = matches!(self.evidence(own), Evidence::Same(_));
                 is_alive.then_some(SharedWith::OtherMount)
             }

@@ -5,7 +5,7 @@ use super::paths::LockPaths;
 use super::queue::Place;
 use crate::error::Error;
 use crate::os::blocked::Stop;
-use crate::os::{self, File, FileId};
+use crate::os::{self, File, FileId, Trust};
 use crate::process;
 use crate::verdict::{Facts, Flock, Judgement, SharedWith};
 
@@ -76,7 +76,7 @@ impl Obstacle {
     pub fn shared_with(&self, paths: &LockPaths) -> Option<SharedWith> {
         let own = process::own();
         match &self.kind {
-            Kind::Flocked(file) if file.is_trusted() => None,
+            Kind::Flocked(file) if file.trust != Trust::Nothing => None,
             Kind::Flocked(file) => {
                 facts_of(paths.lock(), file, Flock::Theirs, false).ok()??.shared_with(&own)
             }

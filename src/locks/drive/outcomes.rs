@@ -19,7 +19,7 @@ use crate::verdict::{Facts, Limits, Report};
 const LONG_WAIT: Duration = Duration::from_millis(100);
 
 /// How many folders are remembered; a gateway has a few.
-const MOST_FOLDERS: usize = 1024;
+pub const MOST_FOLDERS: usize = 1024;
 
 /// How often a waiter resolves its session file again before it is refused.
 const MOST_RESTARTS: u8 = 3;

@@ -4,9 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::outcomes::MOST_FOLDERS;
 use super::{Entry, Todo, happen, happen_by_timer, happen_here, report};
-use crate::locks::{Handle, News, TellLoss, TellWanted, with_registry};
-use crate::os::{self, Errno, FileId, blocked};
+use crate::locks::{Handle, News, Registry, TellLoss, TellWanted, with_registry};
+use crate::os::{self, Errno, blocked};
 use crate::process;
 use crate::protocol::{self, HeldLock, LockPaths, Obstacle, Place, ToldBy};
 
@@ -114,14 +115,22 @@ pub fn watch(paths: &LockPaths, number: u64, obstacle: Obstacle) -> Todo {
 /// Tells a client who else uses the folder, once, where that costs safety or time. The same lock file is not asked twice in a row.
 fn tell_if_shared(paths: &LockPaths, obstacle: &Obstacle) {
     let (folder, id) = (paths.folder(), obstacle.file_id());
-    let is_asked = |asked: &Option<FileId>| asked.is_none() || *asked == id;
-    if id.is_none() || with_registry(|registry| registry.asked.get(folder).is_some_and(is_asked)) {
+    let is_asked = |registry: &Registry| {
+        registry.asked.get(folder).is_some_and(|asked| asked.is_none() || *asked == id)
+    };
+    if id.is_none() || with_registry(|registry| is_asked(registry)) {
         return;
     }
     let shared_with = obstacle.shared_with(paths);
     let tell = with_registry(|registry| {
         let client = registry.locks.get(paths)?.lock.first_waiter()?.ticket.client;
         let (_, tell) = registry.clients.get(&client).cloned()?;
+        if is_asked(registry) {
+            return None; // another waiter was faster
+        }
+        if registry.asked.len() >= MOST_FOLDERS {
+            registry.asked.clear();
+        }
         registry.asked.insert(folder.to_owned(), id.filter(|_| shared_with.is_none()));
         Some(tell)
     });

@@ -17,20 +17,18 @@ use crate::os::{Errno, FileId, Result, Trust};
 /// that, `local_lock` and `nolock` make them local, and nobody frees them.
 #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "`f_type` differs by target")]
 pub fn trust(file: &File, id: FileId) -> Trust {
-    let Ok(file_system) = rustix::fs::fstatfs(file) else {
-        return Trust::Nothing;
-    };
-    let magic = file_system.f_type as u64 & 0xffff_ffff;
     let has_device = rustix::fs::major(id.device) != 0;
-    if magic == NFS {
-        let is_nfs4 = mount_kind(file) == Some(MountKind::Nfs4);
-        return if is_nfs4 { Trust::Flocks } else { Trust::Nothing };
+    match if has_device { Some(MountKind::Other) } else { mount_kind(file) } {
+        Some(MountKind::Nfs4) => Trust::Flocks,
+        Some(MountKind::Other) => {
+            let file_system = rustix::fs::fstatfs(file);
+            let magic = file_system.map(|file_system| file_system.f_type as u64 & 0xffff_ffff);
+            let is_trusted = magic.is_ok_and(|magic| TRUSTED.contains(&magic));
+            if is_trusted { Trust::Everything } else { Trust::Nothing }
+        }
+        Some(MountKind::NinePlan) | None => Trust::Nothing,
     }
-    let is_local = || has_device || mount_kind(file) == Some(MountKind::Other);
-    if TRUSTED.contains(&magic) && is_local() { Trust::Everything } else { Trust::Nothing }
 }
-
-const NFS: u64 = 0x6969;
 
 /// `f_type` of the file systems that belong to one kernel (statfs(2), linux/magic.h).
 const TRUSTED: [u64; 14] = [
@@ -81,9 +79,10 @@ fn mount_kind(file: &File) -> Option<MountKind> {
 /// `STATX_MNT_ID_UNIQUE` (linux/stat.h).
 const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
-/// The ids of the mount and of the device.
+/// The ids of the mount and of the device. Asks no server: over NFS the file may be gone by now.
 fn mount(file: &File, which: StatxFlags) -> Result<(u64, u64)> {
-    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, which)?;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(file, "", flags, which)?;
     if stat.stx_mask & which.bits() == 0 {
         return Err(Errno::NOSYS); // an older kernel
     }
