@@ -218,6 +218,16 @@ describe("waiting", () => {
     await (await wait).release();
   });
 
+  test("one attempt waits ten seconds for a connection, if all are in use", async () => {
+    const locks = newLocks({ connectionString: address(), maxConnections: 1 });
+    const held = await locks.lock(newName());
+    const attempts = [locks.tryLock(newName()), locks.lock(newName(), { timeoutMs: 0 })];
+    for (const attempt of attempts) {
+      expect(await rejection(attempt)).toMatchObject({ code: "ERR_LOCK_DATABASE" });
+    }
+    await held.release();
+  });
+
   test("two schemas have two locks of one name", async () => {
     const name = newName();
     await used.sql.query("CREATE SCHEMA tenant");
@@ -307,6 +317,27 @@ describe("a lock that is lost", () => {
     proxy.cut();
     const others = newLocks({ connectionString: address() });
     await (await others.lock(name, { timeoutMs: 5_000 })).release();
+  });
+
+  test("by a server that no longer answers, when `wanted` is asked for: within eleven seconds", async () => {
+    const { held, proxy } = await holdThroughProxy(newName());
+    proxy.pause();
+    const startedAt = performance.now();
+    void held.wanted;
+    await until("it is lost", () => held.signal.aborted, 12_000);
+    expect(performance.now() - startedAt).toBeGreaterThan(9_000);
+    expect(held.signal.reason).toMatchObject({ how: "connection-lost" });
+    expect(await rejection(held.release())).toBe(held.signal.reason);
+    proxy.cut();
+  });
+
+  test("by `maxHoldMs`, which `release` finds first", async () => {
+    const locks = newLocks({ connectionString: address() });
+    const warnings: Error[] = [];
+    const held = await locks.lock(newName(), { maxHoldMs: 100, onWarning: (warning) => warnings.push(warning) });
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 600); // the event loop is busy
+    expect(await rejection(held.release())).toMatchObject({ how: "hold-exceeded" });
+    expect(warnings).toMatchObject([{ code: "LOCK_HOLD_EXCEEDED" }]);
   });
 
   test("by `maxHoldMs`, which the server watches, also if the holder is stopped", async () => {
@@ -404,6 +435,18 @@ describe("the fence", () => {
     await client.query("COMMIT");
     await late.release();
     expect(await rejection(late.fence(client))).toMatchObject({ code: "ERR_LOCK_LOST", how: "released" });
+  });
+
+  test("is a serialization failure, and no loss, where the transaction began to read before the first grant", async () => {
+    const client = await used.sql.connect();
+    await client.query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1");
+    await client.query("SELECT count(*) FROM session_write_locks");
+    const held = await newLocks({ connectionString: address() }).lock(newName());
+    expect(await rejection(held.fence(client))).toMatchObject({ code: "40001" });
+    expect(held.held).toBe(true);
+    await client.query("ROLLBACK");
+    client.release();
+    await held.release();
   });
 
   test("holds back the next grant until the fenced transaction ends", async () => {
@@ -522,6 +565,22 @@ describe("what the server may be like", () => {
     await until("it is held", async () => (await others.inspectLock(name))?.ageMs! > 300);
     expect(late.held).toBe(true);
     await late.release();
+    await pool.end();
+  });
+
+  test("how the application talks to the server has no effect", async () => {
+    const odd = { binary: true, pipeline: true, connectionString: `${address()}?query_timeout=50` };
+    const pool = new pg.Pool(odd as pg.PoolConfig);
+    const [locks, others] = [newLocks({ pool }), newLocks({ connectionString: address() })];
+    const name = newName();
+    const held = await locks.tryLock(name);
+    expect(held?.held).toBe(true);
+    expect(await rejection(others.lock(name, { timeoutMs: 1 }))).toMatchObject({ code: "ERR_LOCK_TIMEOUT" });
+    await held!.release();
+    const theirs = await others.lock(name);
+    expect(await rejection(locks.lock(name, { timeoutMs: 200 }))).toMatchObject({ code: "ERR_LOCK_TIMEOUT" });
+    await until("it waits no more", async () => (await waitersOf(others, name)) === 0);
+    await theirs.release();
     await pool.end();
   });
 
@@ -649,6 +708,7 @@ describe("arguments", () => {
     expect(await rejection(locks.withLock(name as string, () => 0))).toMatchObject({ code });
     expect(await rejection(locks.inspectLock(name as string))).toMatchObject({ code });
     expect(await rejection(locks.lock("x", { timeOutMs: 3 } as object))).toMatchObject({ code: "ERR_INVALID_ARG_VALUE" });
+    expect(await rejection(locks.lock("x", { label: "a\0b" }))).toMatchObject({ code: "ERR_INVALID_ARG_VALUE" });
   });
 
   test("any other name is a name", async () => {

@@ -93,21 +93,19 @@ function observe(promise) {
 
 const WAIT = { timeoutMs: 900_000 };
 
-/** Several processes add to one number in a file. `where`: the machine and the folder of each. */
-async function count(mount, name, event, where) {
+/** A process on each of these machines adds to one number in a file. */
+async function count(mount, machines) {
   const TIMES = 10;
-  const file = `${name}-${mount.version}`;
-  const [[machine, folder]] = where;
-  await machine.sh(`echo 0 >${folder}/${file}.number`);
+  const [file, counter] = [`${mount.folder}/counted-${mount.version}`, `${mount.folder}/count-${mount.version}`];
+  await machines[0].sh(`echo 0 >${counter}`);
   const start = performance.now();
-  const counting = where.map(([machine, folder], number) =>
-    machine.actor(`${name} ${number} ${mount.name}`).count(`${folder}/${file}`, TIMES, `${folder}/${file}.number`),
-  );
-  const taken = (await Promise.all(counting)).reduce((one, other) => one + other);
-  const sum = Number(await machine.sh(`cat ${folder}/${file}.number`));
-  const all = TIMES * where.length;
+  const actors = machines.map((machine, number) => machine.actor(`${number} ${mount.name}`));
+  const takeovers = await Promise.all(actors.map((actor) => actor.count(file, TIMES, counter)));
+  const sum = Number(await machines.at(-1).sh(`cat ${counter}`));
+  const all = TIMES * actors.length;
+  const taken = takeovers.reduce((one, other) => one + other);
   const outcome = `${all - sum} lost, ${taken} taken over`;
-  report(mount, `${all} critical sections by ${event}`, outcome, since(start), sum === all && taken === 0);
+  report(mount, `${all} critical sections by four processes`, outcome, since(start), sum === all && taken === 0);
 }
 
 /** Has `holder` hold a lock of its own for this event. */
@@ -182,7 +180,7 @@ async function contendForNumber(mount, a, b) {
   const { file, its: dead } = await hold(mount, "number", a, "short-lived");
   await a.sh(`kill -9 ${await dead.pid()}`);
   const [its, other] = [a.actor(`taker ${mount.name}`), b.actor(`successor ${mount.name}`)];
-  const { isTakenOver } = await its.lockUnheard(file, WAIT);
+  const isTakenOver = await its.lockUnheard(file, WAIT);
   return { file, its, isTakenOver, other, wait: observe(other.lockAgain(file, 6, WAIT)) };
 }
 
@@ -253,17 +251,10 @@ async function test(image, disk, machines) {
   machines.add(a).add(b);
   console.log(`three machines, Linux ${await a.sh("uname -r")}, lease ${LEASE_S} s`);
 
-  await forEachMount((mount) => {
-    const where = [a, a, b, b].map((machine) => [machine, mount.folder]);
-    return count(mount, "counted", "four processes", where);
-  });
+  await forEachMount((mount) => count(mount, [a, a, b, b]));
   await forEachMount((mount) => handOver(mount, a, b));
 
   await forEachMount((mount) => onTheServer(mount, server, a));
-  await forEachMount((mount) => {
-    const where = [[a, mount.folder], [b, mount.folder], [server, "/srv/shared"]];
-    return count(mount, "beside", "two clients and a program on the server", where);
-  });
 
   const short = await forEachMount((mount) => contend(mount, "short-cut", a, b));
   await a.network(false);

@@ -31,6 +31,11 @@ function readText(what, value) {
   return value;
 }
 
+/** Like any text for the server. */
+function readLabel(label) {
+  return label === "" || label === undefined ? label : readText("label", label);
+}
+
 const NAMES = ["pool", "connectionString", "maxConnections", "schema", "behindSessionPooler"];
 
 function readServer(options) {
@@ -91,6 +96,9 @@ function makePool({ Pool, Client, options }, settings) {
   class LockClient extends Client {
     constructor(config) {
       super({ ...config, password: config.password, connectionTimeoutMillis });
+      // Choices of the application for its own queries, some of which can also be made by `pg.defaults`.
+      Object.assign(this, { binary: false, pipeline: false });
+      this.connectionParameters.query_timeout = 0;
       // An error that nobody listens for ends the process. Between the pool and us there is a moment without a
       // listener: the server can end a connection in the same packet that says it is ready.
       this.on("error", () => {});
@@ -99,4 +107,4 @@ function makePool({ Pool, Client, options }, settings) {
   return new Pool({ ...options, ...settings, connectionTimeoutMillis: 0, Client: LockClient });
 }
 
-module.exports = { readName, readServer };
+module.exports = { readLabel, readName, readServer };

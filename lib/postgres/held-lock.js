@@ -11,6 +11,11 @@ const IDLE_TOO_LONG = "57P05";
 /** The code with which `session_write_lock_fence` fails. */
 const SUPERSEDED = "SWL01";
 
+/** `error`: why the connection ended, if that is known. */
+function howOf(error) {
+  return error?.code === IDLE_TOO_LONG ? "hold-exceeded" : "connection-lost";
+}
+
 class PostgresLock {
   #connection;
   #request;
@@ -34,9 +39,7 @@ class PostgresLock {
     this.acquiredAt = acquiredAt;
     // It needs no `this`: callers take it out of the lock and pass it around.
     this.release = () => (this.#released ??= this.#release());
-    connection.onLost((error) => {
-      this.lose(error?.code === IDLE_TOO_LONG ? "hold-exceeded" : "connection-lost", error);
-    });
+    connection.onLost((error) => this.lose(howOf(error), error));
   }
 
   get held() {
@@ -54,8 +57,9 @@ class PostgresLock {
         this.want();
       } else if (this.held) {
         const restOfHold = () => this.#request.maxHoldMs - this.#heldForMs();
-        // Without an answer the connection is lost, which `signal` tells.
-        this.#connection.watchWanted(this.#request.key, () => this.want(), restOfHold).catch(() => {});
+        // Without an answer the connection is lost: while the question is repeated, TCP does not probe it.
+        const lose = ({ cause }) => this.held && this.lose(howOf(cause), cause);
+        this.#connection.watchWanted(this.#request.key, () => this.want(), restOfHold).catch(lose);
       }
     }
     return this.#wanted.signal;
@@ -92,7 +96,7 @@ class PostgresLock {
         this.lose("removed");
       }
     } catch (error) {
-      this.lose("connection-lost", error.cause);
+      this.lose(howOf(error.cause), error.cause);
     }
     if (this.#loss) {
       throw this.#loss;

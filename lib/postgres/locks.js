@@ -13,11 +13,11 @@ const { LOCK_OPTIONS, TRY_LOCK_OPTIONS, readStrictOptions } = require("../argume
 const { beginWait, isTraced, publishWait, traceAcquire } = require("../diagnostics.js");
 const { GENERAL, quote } = require("../errors.js");
 const { makeWithLock } = require("../with-lock.js");
-const { readName, readServer } = require("./arguments.js");
-const { closedError } = require("./errors.js");
+const { readLabel, readName, readServer } = require("./arguments.js");
+const { closedError, databaseError } = require("./errors.js");
 const { PostgresLock } = require("./held-lock.js");
 const { Limit, TIMED_OUT } = require("./limit.js");
-const { Server } = require("./server.js");
+const { ANSWER_MS, Server } = require("./server.js");
 const { Turns } = require("./turns.js");
 
 /** How long a call that has timed out asks for the holder, for its error. */
@@ -82,23 +82,27 @@ function postgresLocks(options) {
       return null;
     }
     const limit = new Limit(Infinity, request.signal, closing.signal);
+    const connecting = new Limit(ANSWER_MS, request.signal, closing.signal);
     try {
       await turns.take(request.name, limit);
-      return await take(request, limit, (connection) => connection.tryLock(request.key));
+      return await take(request, limit, (connection) => connection.tryLock(request.key), connecting);
+    } catch (error) {
+      throw error === TIMED_OUT ? databaseError(new Error(`no free connection within ${ANSWER_MS} ms`)) : error;
     } finally {
       limit.end();
+      connecting.end();
     }
   }
 
   /** Gets the lock by `lock`, which resolves to whether it did. The caller has the turn, and this gives it away. */
-  async function take(request, limit, lock) {
+  async function take(request, limit, lock, connecting = limit) {
     const end = () => {
       held.delete(request.name);
       turns.give(request.name);
     };
     let connection;
     try {
-      connection = await server.connect(limit);
+      connection = await server.connect(connecting);
       if (!(await limit.within(lock(connection)))) {
         connection.keep();
         end();
@@ -143,13 +147,11 @@ function postgresLocks(options) {
     return { name, lockPath, file: lockPath, key: server.keyOf(name) };
   };
 
-  const readRequest = (name, options, names) => ({
-    timeoutMs: Infinity,
-    maxHoldMs: Infinity,
-    ...readStrictOptions(options, names),
-    ...addressOf(name),
-    fence: server.fence,
-  });
+  const readRequest = (name, options, names) => {
+    const read = readStrictOptions(options, names);
+    readLabel(read.label);
+    return { timeoutMs: Infinity, maxHoldMs: Infinity, ...read, ...addressOf(name), fence: server.fence };
+  };
 
   const readWaiting = (name, options) => readRequest(name, options, LOCK_OPTIONS);
 

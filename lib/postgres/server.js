@@ -43,7 +43,8 @@ const SETTINGS = {
 
 const SET_UP = [
   ...Object.entries(SETTINGS).map(([name, value]) => `SET ${name} = '${value}'`),
-  "SELECT pg_backend_pid() AS backend",
+  // From PostgreSQL 17 on.
+  "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'",
 ].join("; ");
 
 /**
@@ -115,12 +116,14 @@ class Server {
 
   /** Returns the number of the server process (the *backend*) of the connection. */
   async #setUp(client) {
-    const results = await query(client, { text: SET_UP });
-    const { backend } = results.at(-1).rows[0];
+    const { rows } = await query(client, { text: "SELECT pg_backend_pid() AS backend" });
+    const [{ backend }] = rows;
     // Poolers invent the number that they tell a client when it connects.
     if (client.processID !== backend && !this.#isBehindSessionPooler) {
       throw poolerError();
     }
+    // Only now: a pooler may give this connection to the application next.
+    await query(client, { text: SET_UP });
     return backend;
   }
 
@@ -184,7 +187,7 @@ const INSPECT = (table) => `
 const ENTER = (table) => `
   INSERT INTO ${table} (name, holder, label) VALUES ($1, $2, $3)
   ON CONFLICT (name) DO UPDATE SET generation = DEFAULT, holder = excluded.holder,
-    label = excluded.label, acquired_at = excluded.acquired_at
+    label = excluded.label, acquired_at = clock_timestamp()
   RETURNING generation::text AS generation, ${utc("acquired_at")} AS acquired_at, pg_backend_pid() AS backend,
     ${setHoldTime("$4")}`;
 
@@ -337,4 +340,4 @@ function channelOf(key) {
   return `session_write_lock_${BigInt.asUintN(64, BigInt(key)).toString(16)}`;
 }
 
-module.exports = { Server };
+module.exports = { ANSWER_MS, Server };
