@@ -7,7 +7,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, test } from "vitest";
 
-import { Agent, footprint, isOnFallback, newSession, skipAloud, until, untilAsleep } from "./support.js";
+import { Agent, footprint, isOnFallback, newSession, skipAloud, type Tools, until, untilAsleep } from "./support.js";
 
 /** On the fallback nobody queues. */
 const queueTest: typeof test = isOnFallback
@@ -109,6 +109,27 @@ queueTest("a stopped waiter does not hold up those behind it while others keep t
   writeFileSync(enough, "");
   first.process.kill("SIGCONT");
   await Promise.all([stopped, ...busy]);
+});
+
+queueTest("a stopped waiter keeps the free lock neither from `tryLock` nor from those who have less than two seconds", async () => {
+  const { sessionFile } = newSession();
+  const [holder, stopped, other] = (await startAgents(3)) as [Agent, Agent, Agent];
+  await holder.acquire({ sessionFile });
+  const waits = await lineUp([stopped], sessionFile);
+  await stop(stopped);
+  await holder.release(sessionFile);
+  const tryIt = async ({ lock }: Tools, sessionFile: string) => {
+    const held = lock.tryLock(sessionFile);
+    await held?.release();
+    return held !== null;
+  };
+  expect(await other.run(tryIt, sessionFile)).toBe(true);
+  for (const timeoutMs of [500, 1_900]) {
+    await other.acquire({ sessionFile, timeoutMs });
+    await other.release(sessionFile);
+  }
+  stopped.process.kill("SIGCONT");
+  await expectServed(waits, SERVED_MS);
 });
 
 for (const acquire of ["acquire", "acquireAsTypeScript"] as const) {

@@ -153,6 +153,27 @@ for (const acquire of ["acquire", "acquireAsTypeScript"] as const) {
   });
 }
 
+test("several waiters of a process whose folder goes away are served in their order", async () => {
+  const folder = path.join(temporaryFolder(), "chats");
+  mkdirSync(folder);
+  const sessionFile = path.join(folder, "chat.jsonl");
+  const [holder, waiter] = await Promise.all([Agent.start(), Agent.start()]);
+  await holder.acquire({ sessionFile });
+  const waiting = waiter.run(async ({ lock }, sessionFile) => {
+    const served: number[] = [];
+    const each = async (_: unknown, number: number) => {
+      const held = await lock.acquireSessionWriteLock({ sessionFile, allowReentrant: false, timeoutMs: 30_000 });
+      served.push(number);
+      await held.release();
+    };
+    await Promise.all(Array.from({ length: 6 }, each));
+    return served;
+  }, sessionFile);
+  await untilAsleep(waiter.pid);
+  renameSync(folder, `${folder}.away`);
+  expect(await waiting).toEqual([0, 1, 2, 3, 4, 5]);
+});
+
 test("a waiter whose folder's symbolic link is switched waits for the lock of the new folder", async () => {
   const parent = temporaryFolder();
   const [before, after, link] = ["before", "after", "chats"].map((name) => path.join(parent, name));

@@ -137,6 +137,19 @@ test("what the watchdog or somebody else has ended is not listed", async () => {
   expect(heldSessionWriteLocks()).toEqual([]);
 });
 
+test("a loss that only the release finds aborts the signal, too", async () => {
+  const { sessionFile, lockPath } = newSession();
+  for (const [how, lose] of [["removed", () => rmSync(lockPath)], ["hold-exceeded", () => {}]] as const) {
+    const held = await acquireSessionWriteLock({ sessionFile, maxHoldMs: how === "removed" ? 60_000 : 100 });
+    const { signal } = held;
+    lose();
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500); // this thread hears nothing
+    expect(signal.aborted).toBe(false);
+    await held.release().catch(() => {});
+    expect(signal.reason).toMatchObject({ how });
+  }
+});
+
 test("a sweep holds nothing that is listed, and lists nothing away", async () => {
   const { folder, sessionFile, lockPath } = newSession();
   await acquireSessionWriteLock({ sessionFile });

@@ -45,6 +45,7 @@ function hear({ ticket, outcome, handle, loss, isWanted, exceeded, shared }) {
   } else if (isWanted) {
     take(waiterListeners, handle)?.();
   } else if (handle !== undefined) {
+    waiterListeners.delete(handle);
     take(lossListeners, handle)?.(loss);
   } else {
     const settle = pending.get(ticket);
@@ -62,6 +63,7 @@ function take(listeners, handle) {
 /** The watchdog has ended a hold. If this thread was too busy to hear, the binary has printed a line. */
 function warn({ handles, ...exceeded }) {
   const listeners = handles.map((handle) => take(warningListeners, handle)).filter(Boolean);
+  handles.forEach((handle) => waiterListeners.delete(handle));
   publishWatchdog(exceeded);
   if (!native.watchdogHeard(handles[0])) {
     return;

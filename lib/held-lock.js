@@ -20,6 +20,7 @@ class Lock {
   #label;
   #released;
   #signal;
+  #abort;
   #wanted;
 
   constructor(face, handle, lockPath, label) {
@@ -49,6 +50,10 @@ class Lock {
 
   async #release() {
     const how = await giveBack(this.#face, this.#handle);
+    // The thread may have been too busy to hear of the loss before.
+    if (how && !this.#signal?.aborted) {
+      this.#abort?.(how);
+    }
     let reason = this.#signal?.aborted ? this.#signal.reason : undefined;
     if (how && !reason) {
       reason = this.#lossError(how);
@@ -62,16 +67,16 @@ class Lock {
   /** A signal that aborts when the lock is lost. */
   #lossSignal() {
     const controller = new AbortController();
-    const abort = inThisContext((how) => {
+    this.#abort = inThisContext((how) => {
       const error = this.#lossError(how);
       publishLoss(error);
       controller.abort(error);
     });
-    lossListeners.set(this.#handle, abort);
+    lossListeners.set(this.#handle, this.#abort);
     const how = clientOf(this.#face).watchLoss(this.#handle);
     if (how) {
       lossListeners.delete(this.#handle);
-      abort(how);
+      this.#abort(how);
     }
     return controller.signal;
   }

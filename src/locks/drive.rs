@@ -285,9 +285,10 @@ fn carry_out(paths: &LockPaths, order: Order<Caller>) -> Todo {
             let result = guarded(paths, || protocol::attempt(paths, &claim, approach));
             return report(paths, |lock, now| lock.tried_past(now, result));
         }
-        Order::LookPast(claim, awaited) => {
+        Order::LookPast(number, claim, awaited) => {
             let look = guarded(paths, || Ok(protocol::look_past(paths, &claim, &awaited)));
-            return report(paths, |lock, now| lock.looked(now, look.unwrap_or(LookPast::Same)));
+            let look = look.unwrap_or(LookPast::Same);
+            return report(paths, |lock, now| lock.looked(now, number, look));
         }
         Order::CheckPath(held) => {
             let is_ours = guarded(paths, || held.is_at_its_path());

@@ -206,7 +206,7 @@ impl<C> Lock<C> {
             Stage::Held(hold) if request.may_share(hold) => TryNow::Share(Arc::clone(&hold.lock)),
             Stage::Idle => {
                 let claim = Claim { may_queue: false, ..self.claim(request) };
-                let approach = self.approach();
+                let approach = Approach::PastTheQueue;
                 self.stage = Stage::Busy;
                 TryNow::Try(claim, approach)
             }
@@ -388,6 +388,7 @@ impl<C> Lock<C> {
 
     /// A lock was released. `place`: ours in the queue, if others use it.
     pub fn released(&mut self, now: Instant, place: Option<Place>) {
+        self.leave(); // of a `tryLock`, which did not use the place
         self.place = place.map(|place| (place, now + LEAVE_AFTER));
         self.stage = Stage::Idle;
         self.go_on();
@@ -430,7 +431,7 @@ impl<C> Lock<C> {
                     if let Stage::Blocked(blocked) = &mut self.stage
                         && let Some(awaited) = blocked.awaited.clone()
                     {
-                        self.orders.push_back(Order::LookPast(claim, awaited));
+                        self.orders.push_back(Order::LookPast(blocked.number, claim, awaited));
                     }
                 }
             }

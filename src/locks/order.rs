@@ -89,7 +89,7 @@ pub enum Order<C> {
     /// Ends the watch with this number, and all earlier ones.
     Unwatch(u64),
     /// Check whether a thread blocks in vain: [`super::lock::Lock::looked`].
-    LookPast(Claim, Awaited),
+    LookPast(u64, Claim, Awaited),
     /// Make an attempt past the queue, while a thread still blocks: [`super::lock::Lock::tried_past`].
     TryPast(Claim, Approach),
     /// Check whether the path still names our file: [`super::lock::Lock::path_checked`].

@@ -123,7 +123,9 @@ pub fn attempt(paths: &LockPaths, claim: &Claim, approach: Approach) -> Result<A
                 queue::join(paths).into()
             }
             // The lock is free, but others wait already: join the queue.
-            (Way::Anew, Look::Vacant) if queue::is_there(paths) => queue::join(paths).into(),
+            (Way::Anew, Look::Vacant) if claim.may_queue && queue::is_there(paths) => {
+                queue::join(paths).into()
+            }
             (way, _) => way,
         };
         if let Way::Later(place) = way {

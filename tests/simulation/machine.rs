@@ -240,7 +240,7 @@ impl Machine {
             Report::Nothing => {}
             Report::Tried(result) => lock.tried(now, result),
             Report::TriedPast(result) => lock.tried_past(now, result),
-            Report::Looked(seen) => lock.looked(now, seen),
+            Report::Looked(number, seen) => lock.looked(now, number, seen),
             Report::Checked(held, is_ours) => lock.path_checked(now, &held, is_ours),
             Report::Released(place) => lock.released(now, place),
             Report::Watched(obstacle) => lock.watched(now, obstacle, false, true),
@@ -329,7 +329,7 @@ enum Report {
     Nothing,
     Tried(crate::error::Result<protocol::Attempt>),
     TriedPast(crate::error::Result<protocol::Attempt>),
-    Looked(protocol::LookPast),
+    Looked(u64, protocol::LookPast),
     Checked(Arc<HeldLock>, crate::error::Result<bool>),
     Released(Option<protocol::Place>),
     Watched(protocol::Obstacle),
@@ -368,8 +368,8 @@ fn carry_out(order: Order<()>) -> Report {
         Order::TryPast(claim, approach) => {
             Report::TriedPast(protocol::attempt(&paths(), &claim, approach))
         }
-        Order::LookPast(claim, awaited) => {
-            Report::Looked(protocol::look_past(&paths(), &claim, &awaited))
+        Order::LookPast(number, claim, awaited) => {
+            Report::Looked(number, protocol::look_past(&paths(), &claim, &awaited))
         }
         Order::CheckPath(held) => {
             let is_ours = held.is_at_its_path();

@@ -46,23 +46,23 @@ impl<C> Lock<C> {
         let Stage::Held(hold) = &mut self.stage else {
             return;
         };
+        if !self.waiters.iter().any(|waiter| waiter.request.may_share(hold)) {
+            return; // spares moving thousands of them
+        }
         for waiter in take_if(&mut self.waiters, |waiter| waiter.request.may_share(hold)) {
             hold.handles.push(waiter.request.handle);
             self.orders.push_back(Order::Grant(waiter));
         }
     }
 
-    /// The attempt failed with an error: refuses the first waiter. The others make their own attempts.
+    /// The attempt failed with an error: refuses the first waiter. The others make their own attempts. If the folder is
+    /// gone, all start anew, in their order.
     pub(super) fn refuse_first(&mut self, error: Error) {
-        let Some(waiter) = self.waiters.pop_front() else {
-            return;
-        };
-        let is_folder_gone = matches!(&error, Error::System { errno: Errno::NOENT, .. });
-        self.orders.push_back(if is_folder_gone {
-            Order::StartAnew(waiter)
-        } else {
-            Order::Refuse(waiter, error)
-        });
+        if matches!(&error, Error::System { errno: Errno::NOENT, .. }) {
+            self.orders.extend(self.waiters.drain(..).map(Order::StartAnew));
+        } else if let Some(waiter) = self.waiters.pop_front() {
+            self.orders.push_back(Order::Refuse(waiter, error));
+        }
     }
 
     /// Times out the waiters whose deadline is over.

@@ -17,6 +17,9 @@ use crate::protocol::{Approach, Attempt, Awaited, LookPast, Obstacle, Place, Tol
 /// millisecond. A waiting process then makes an attempt past the queue.
 const STUCK_AFTER: Duration = Duration::from_millis(100);
 
+/// How long before its deadline a waiter begins to check whether its wait is stuck: two checks, and an attempt.
+const LAST_LOOK: Duration = Duration::from_millis(250);
+
 /// The longest sleep where no event reports changes, in milliseconds, as a power of two.
 const LONGEST_BLIND: u32 = 5;
 
@@ -127,9 +130,10 @@ impl<C> Lock<C> {
             End::Turn(place, Ok(())) => self.try_by(Approach::Place(place)),
             End::Flock(obstacle, Ok(())) => self.try_by(Approach::Flock(obstacle)),
             End::Turn(place, Err(Errno::INTR)) => self.block_for_turn(now, place),
-            End::Flock(_, Err(Errno::INTR)) => {
-                self.drop_end(end);
-                self.try_by(Approach::Newcomer);
+            End::Flock(obstacle, Err(Errno::INTR)) => {
+                let place = obstacle.place().cloned();
+                self.orders.push_back(Order::Close(obstacle));
+                self.try_by(place.map_or(Approach::Newcomer, Approach::Place));
             }
             End::Turn(_, Err(errno)) | End::Flock(_, Err(errno)) => {
                 let syscall = if matches!(end, End::Turn(..)) { "fcntl" } else { "flock" };
@@ -185,10 +189,13 @@ impl<C> Lock<C> {
     }
 
     /// The result of [`Order::LookPast`].
-    pub fn looked(&mut self, now: Instant, look: LookPast) {
+    pub fn looked(&mut self, now: Instant, number: u64, look: LookPast) {
         let Stage::Blocked(blocked) = &mut self.stage else {
             return;
         };
+        if blocked.number != number {
+            return; // this is another wait by now
+        }
         let is_free = look == LookPast::Free;
         let was_free = std::mem::replace(&mut blocked.was_free, is_free);
         let is_stuck = is_free && was_free;
@@ -238,7 +245,11 @@ impl<C> Lock<C> {
 
     fn block(&mut self, now: Instant, awaited: Awaited) -> u64 {
         self.number += 1;
-        let (number, check_at) = (self.number, Some(now + SAFETY_NET));
+        // Those who have no time for the safety net look before they give up.
+        let last_look = self.first_deadline.and_then(|deadline| deadline.checked_sub(LAST_LOOK));
+        let last_look = last_look.map(|at| at.max(now + STUCK_AFTER));
+        let (number, check_at) =
+            (self.number, last_look.into_iter().chain([now + SAFETY_NET]).min());
         self.stage = Stage::Blocked(Box::new(Blocked {
             number,
             awaited: Some(awaited),
