@@ -5,7 +5,7 @@
  * the same engine with the names and defaults of an older module, which they replace.
  *
  * All times are in milliseconds. All functions may be used in the main thread and in worker
- * threads; each of them is an environment of its own.
+ * threads. Each thread has two environments: one for the general functions, one for the session functions.
  */
 
 // --- Locks for any file -------------------------------------------------------------------------

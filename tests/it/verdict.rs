@@ -331,3 +331,121 @@ fn a_holder_is_the_writer_by_its_number_in_its_own_namespace() {
     let the_same = Record { starttime: Some(500), ..by(THEM) };
     assert!(may_be(&the_same, Some(THEM), Some(1), Some(NOW + 9_999)));
 }
+
+// --- All facts ----------------------------------------------------------------------------------
+
+/// All combinations of what can be seen of a lock file that matter to a verdict, some 300,000.
+fn for_all_facts(mut check: impl FnMut(&Facts)) {
+    let witnesses = [None, Some(DeclaredWitness::Flock), Some(DeclaredWitness::ServerFlock)];
+    let boots = [None, Some("this boot"), Some("another")];
+    let mut records = vec![None, Some(Record::default())];
+    for pid in [own().pid, THEM] {
+        for witness in witnesses {
+            for boot_id in boots.map(|boot| boot.map(str::to_owned)) {
+                for pid_namespace in [None, Some(1), Some(2)] {
+                    for starttime in [None, Some(1_000), Some(7)] {
+                        for created_at in [None, Some(to_iso(NOW)), Some(to_iso(NOW + 1_000_000))] {
+                            let boot_id = boot_id.clone();
+                            let record =
+                                Record { witness, boot_id, pid_namespace, starttime, ..by(pid) };
+                            records.push(Some(Record {
+                                created_at,
+                                comm: Some("node".into()),
+                                ..record
+                            }));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let named =
+        |name: &str| Process { executable: Executable::Named(name.into()), ..node_since(7) };
+    let processes =
+        [LookUp::NoSuchProcess, LookUp::Found(node_since(7)), LookUp::Found(named("other"))];
+    for record in records {
+        for flock in [Flock::Theirs, Flock::Ours, Flock::Unknown] {
+            for writer in [Lease::Refused, Lease::Granted, Lease::Unanswered] {
+                for trust in [Trust::Nothing, Trust::Flocks, Trust::Everything] {
+                    for is_held_here in [false, true] {
+                        for process in &processes {
+                            let (record, process) = (record.clone(), process.clone());
+                            let seen = seen(Record::default());
+                            let facts = Facts {
+                                record,
+                                flock,
+                                writer,
+                                trust,
+                                is_held_here,
+                                process,
+                                ..seen
+                            };
+                            check(&facts);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The promise of the record, where the file system keeps it.
+fn promises(facts: &Facts) -> bool {
+    let promised = facts.record.as_ref().and_then(|record| record.witness);
+    match facts.trust {
+        Trust::Nothing => false,
+        Trust::Flocks => promised == Some(DeclaredWitness::ServerFlock),
+        Trust::Everything => promised == Some(DeclaredWitness::Flock),
+    }
+}
+
+#[test]
+fn a_witness_outweighs_all_else_and_without_one_only_proof_or_age_makes_a_lock_dead() {
+    for_all_facts(|facts| {
+        let later = NOW + 100_000_000;
+        let [young, old] = [NOW, later].map(|now_ms| facts.judge(&own(), LIMITS, now_ms));
+        let is_lost = promises(facts) && facts.flock == Flock::Ours;
+        if facts.flock == Flock::Theirs || facts.writer == Lease::Refused && !is_lost {
+            assert_eq!((young.verdict, old.verdict), (Verdict::Held, Verdict::Held), "{facts:?}");
+        } else if is_lost {
+            assert_eq!(young.ground, Ground::FlockGone, "{facts:?}");
+        } else if promises(facts) {
+            assert!(facts.flock == Flock::Unknown && old.is_alive(), "{facts:?}");
+        }
+        // Of another machine nothing but age is known where the file system is not of this kernel.
+        let record = facts.record.as_ref();
+        let is_far = record.is_some_and(|record| record.boot_id.as_deref() == Some("another"));
+        if is_far && facts.trust < Trust::Everything && !is_lost {
+            assert!(young.is_alive(), "{facts:?}");
+        }
+        if facts.is_held_here
+            && record.is_some_and(|record| record.pid == Some(own().pid))
+            && !is_lost
+        {
+            let is_ours = !is_far && record.is_some_and(|record| record.pid_namespace != Some(2));
+            assert!(young.is_alive() || !is_ours, "{facts:?}");
+        }
+    });
+}
+
+#[test]
+fn a_lock_does_not_come_to_life_again_and_becomes_dead_when_it_was_said() {
+    for_all_facts(|facts| {
+        let judged = |now_ms| facts.judge(&own(), LIMITS, now_ms);
+        let young = judged(NOW);
+        assert_eq!(
+            young.matures_in_ms.is_some(),
+            young.is_alive() && !judged(NOW + 100_000_000).is_alive(),
+            "{facts:?}"
+        );
+        match young.matures_in_ms.and_then(|ms| i64::try_from(ms).ok()) {
+            Some(ms) => {
+                assert!(
+                    judged(NOW + ms - 1).is_alive() && !judged(NOW + ms).is_alive(),
+                    "{facts:?}"
+                );
+            }
+            None => assert_eq!(judged(NOW + 100_000_000).verdict, young.verdict, "{facts:?}"),
+        }
+    });
+}
