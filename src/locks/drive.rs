@@ -134,7 +134,7 @@ fn note<T>(paths: &LockPaths, event: impl FnOnce(&mut Registry, Instant) -> T) -
             for order in std::mem::take(&mut todo.orders) {
                 match order {
                     Order::StartAnew(waiter) => {
-                        match start_anew(&mut registry.arrivals, paths, waiter) {
+                        match start_anew(&mut registry.arrivals, &registry.clients, paths, waiter) {
                             Ok(first) => todo.arrivals.extend(first),
                             Err(refused) => {
                                 todo.orders.push_back(Order::Refuse(refused.0, refused.1));

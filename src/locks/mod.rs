@@ -297,17 +297,16 @@ fn release_in(paths: &LockPaths, environment: Environment) -> bool {
 
 /// Ends an environment: drops its waiters and releases its locks.
 pub fn end(environment: Environment) {
-    let (arrivals, locks) = with_registry(|registry| {
+    let (clients, arrivals, locks) = with_registry(|registry| {
+        // Without a client nobody of it becomes an arrival again.
+        let is_its = |_: &u64, it: &mut (Environment, TellNews)| it.0 == environment;
+        let clients: Vec<_> = registry.clients.extract_if(is_its).collect();
         let is_gone = |waiter: &Waiter<Caller>| waiter.request.environment == environment;
         let arrivals: Vec<_> =
             registry.arrivals.values_mut().flat_map(|waiters| take_if(waiters, is_gone)).collect();
-        (arrivals, registry.all_locks())
+        (clients, arrivals, registry.all_locks())
     });
-    drop(arrivals);
-    drop(with_registry(|registry| {
-        let is_its = |_: &u64, it: &mut (Environment, TellNews)| it.0 == environment;
-        registry.clients.extract_if(is_its).collect::<Vec<_>>()
-    }));
+    drop((clients, arrivals));
     for paths in &locks {
         drop(happen_here(paths, |lock, _| lock.forget(environment)));
     }

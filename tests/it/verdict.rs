@@ -347,7 +347,7 @@ fn for_all_facts(mut check: impl FnMut(&Facts)) {
                         for created_at in [None, Some(to_iso(NOW)), Some(to_iso(NOW + 1_000_000))] {
                             let boot_id = boot_id.clone();
                             let record =
-                                Record { witness, boot_id, pid_namespace, starttime, ..by(pid) };
+                                Record { starttime, boot_id, pid_namespace, witness, ..by(pid) };
                             records.push(Some(Record {
                                 created_at,
                                 comm: Some("node".into()),

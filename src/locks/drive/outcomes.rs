@@ -9,7 +9,9 @@ use super::{Caller, Todo, guarded, release, report, resume};
 use crate::error::Error;
 use crate::locks::lock::HUNG_AFTER;
 use crate::locks::order::{Order, Waiter};
-use crate::locks::{self, Acquisition, Grant, Handle, Registry, Request, with_registry};
+use crate::locks::{
+    self, Acquisition, Environment, Grant, Handle, Registry, Request, TellNews, with_registry,
+};
 use crate::os::{self, Errno};
 use crate::process;
 use crate::protocol::{self, HeldLock, LockPaths, inspect};
@@ -32,7 +34,7 @@ pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
         let (held, started) = with_registry(|registry| {
             registry.handles.remove(&handle);
             let held = registry.entry(paths).lock.release(handle);
-            (held, start_anew(&mut registry.arrivals, paths, waiter))
+            (held, start_anew(&mut registry.arrivals, &registry.clients, paths, waiter))
         });
         let mut todo = Todo::default();
         if let Some(held) = held {
@@ -66,14 +68,16 @@ pub fn wait_for(other: &LockPaths, paths: &LockPaths) {
 }
 
 /// Puts a waiter back among the arrivals. Its session file, if it is the first of them, which has to be
-/// let in; or the waiter, if that has been done too often.
+/// let in; or the waiter, if that has been done too often, or its environment has ended.
 pub fn start_anew(
     arrivals: &mut HashMap<PathBuf, VecDeque<Waiter<Caller>>>,
+    clients: &HashMap<u64, (Environment, TellNews)>,
     paths: &LockPaths,
     mut waiter: Waiter<Caller>,
 ) -> std::result::Result<Option<PathBuf>, Box<(Waiter<Caller>, Error)>> {
     waiter.caller.restarts += 1;
-    if waiter.caller.restarts > MOST_RESTARTS {
+    let is_known = clients.contains_key(&waiter.request.ticket.client);
+    if waiter.caller.restarts > MOST_RESTARTS || !is_known {
         let path = paths.lock().to_owned();
         let gone = Error::System { errno: Errno::NOENT, syscall: "open", path };
         return Err(Box::new((waiter, gone)));
