@@ -457,8 +457,11 @@ impl Facts {
                 (Verdict::Held, ground, None)
             }
             _ if self.has_lost_its_flock() => (Verdict::Dead, Ground::FlockGone, None),
-            // The next look asks again. Until then neither age nor a process that can't be found outweighs the promise.
-            _ if self.promises_a_flock() && self.flock == Flock::Unknown => {
+            // The server did not answer; the next look asks again. Until then nothing outweighs the promise.
+            _ if self.trust == Trust::Flocks
+                && self.promises_a_flock()
+                && self.flock == Flock::Unknown =>
+            {
                 (Verdict::Unknown, Ground::NoProof, None)
             }
             Evidence::Gone(ground, _) => (Verdict::Dead, ground, None),

@@ -409,7 +409,7 @@ fn a_witness_outweighs_all_else_and_without_one_only_proof_or_age_makes_a_lock_d
             assert_eq!((young.verdict, old.verdict), (Verdict::Held, Verdict::Held), "{facts:?}");
         } else if is_lost {
             assert_eq!(young.ground, Ground::FlockGone, "{facts:?}");
-        } else if promises(facts) {
+        } else if promises(facts) && facts.trust == Trust::Flocks {
             assert!(facts.flock == Flock::Unknown && old.is_alive(), "{facts:?}");
         }
         // Of another machine nothing but age is known where the file system is not of this kernel.
