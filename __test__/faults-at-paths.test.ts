@@ -231,6 +231,23 @@ bindfsTest("a temporary that a living process could not remove keeps nobody out 
   }
 });
 
+bindfsTest("a lock of a machine whose clock is behind is not old before it is by the file system's clock, on a FUSE mount", async () => {
+  const { mounts, through, view } = await mountBindfs();
+  const agent = await mounts.agent();
+  const lockFile = path.join(view, "chat.jsonl.lock");
+  await agent.acquire({ sessionFile: through });
+  const record = JSON.parse(readFileSync(lockFile, "utf8"));
+  await agent.release(through);
+  const hourAgo = Date.now() - 3_600_000;
+  const bootId = "11111111-2222-3333-4444-555555555555";
+  writeFileSync(lockFile, JSON.stringify({ ...record, bootId, createdAt: new Date(hourAgo).toISOString() }));
+  expect(await agent.run(attempt, through)).toBe(false);
+  expect(readdirSync(view)).toEqual(["chat.jsonl.lock"]);
+  utimesSync(lockFile, hourAgo / 1_000, hourAgo / 1_000);
+  await expectWithin(BOUNDED_MS, agent.acquire({ sessionFile: through, timeoutMs: BOUNDED_MS }));
+  await agent.release(through);
+});
+
 testWith("root", "mounts", "bindfs", "strace")(
   "a process that is killed before it links its temporary keeps nobody out on a FUSE mount",
   async () => {

@@ -93,19 +93,21 @@ function observe(promise) {
 
 const WAIT = { timeoutMs: 900_000 };
 
-/** A process on each of these machines adds to one number in a file. */
-async function count(mount, machines) {
+/** Processes add to one number in a file. `where`: for each its machine, and the folder as it is seen there. */
+async function count(mount, name, who, where) {
   const TIMES = 10;
-  const [file, counter] = [`${mount.folder}/counted-${mount.version}`, `${mount.folder}/count-${mount.version}`];
-  await machines[0].sh(`echo 0 >${counter}`);
+  const file = `${name}-${mount.version}`;
+  const [[machine, folder]] = where;
+  await machine.sh(`echo 0 >${folder}/${file}.number`);
   const start = performance.now();
-  const actors = machines.map((machine, number) => machine.actor(`${number} ${mount.name}`));
-  const takeovers = await Promise.all(actors.map((actor) => actor.count(file, TIMES, counter)));
-  const sum = Number(await machines.at(-1).sh(`cat ${counter}`));
-  const all = TIMES * actors.length;
-  const taken = takeovers.reduce((one, other) => one + other);
+  const counting = where.map(([machine, folder], number) =>
+    machine.actor(`${number} ${mount.name}`).count(`${folder}/${file}`, TIMES, `${folder}/${file}.number`),
+  );
+  const taken = (await Promise.all(counting)).reduce((one, other) => one + other);
+  const sum = Number(await machine.sh(`cat ${folder}/${file}.number`));
+  const all = TIMES * where.length;
   const outcome = `${all - sum} lost, ${taken} taken over`;
-  report(mount, `${all} critical sections by four processes`, outcome, since(start), sum === all && taken === 0);
+  report(mount, `${all} critical sections by ${who}`, outcome, since(start), sum === all && taken === 0);
 }
 
 /** Has `holder` hold a lock of its own for this event. */
@@ -138,15 +140,15 @@ async function handOver(mount, a, b) {
 }
 
 /** A program on the server itself does not see the clients' flocks, nor they its. */
-async function onTheServer(mount, server, a) {
-  const [program, client] = [server.actor(`program ${mount.name}`), a.actor(`client ${mount.name}`)];
+async function onTheServer(mount, server, machine) {
+  const [program, client] = [server.actor(`program ${mount.name}`), machine.actor(`client ${mount.name}`)];
   const [here, there] = [`/srv/shared/direct-${mount.version}`, `${mount.folder}/direct-${mount.version}`];
   for (const [holder, its, other, path] of [[client, there, program, here], [program, here, client, there]]) {
     await holder.lock(its);
     const { verdict, ground } = await other.inspect(path);
     const isTaken = await other.tryLock(path);
     const event = holder === client ? "a program on the server looks at a client's lock" : "a client looks at that program's";
-    report(mount, event, `${verdict}, by ${ground}`, undefined, !isTaken && verdict !== "dead");
+    report(mount, event, `${isTaken ? "taken" : "not taken"}; ${verdict}, by ${ground}`, undefined, !isTaken);
     await holder.release(its);
   }
 }
@@ -251,10 +253,16 @@ async function test(image, disk, machines) {
   machines.add(a).add(b);
   console.log(`three machines, Linux ${await a.sh("uname -r")}, lease ${LEASE_S} s`);
 
-  await forEachMount((mount) => count(mount, [a, a, b, b]));
+  await forEachMount((mount) => count(mount, "clients", "four processes", [a, a, b, b].map((on) => [on, mount.folder])));
   await forEachMount((mount) => handOver(mount, a, b));
 
-  await forEachMount((mount) => onTheServer(mount, server, a));
+  for (const client of [a, b]) {
+    await forEachMount((mount) => onTheServer(mount, server, client));
+  }
+  await forEachMount((mount) => {
+    const where = [[a, mount.folder], [b, mount.folder], [server, "/srv/shared"]];
+    return count(mount, "beside", "two clients and a program on the server", where);
+  });
 
   const short = await forEachMount((mount) => contend(mount, "short-cut", a, b));
   await a.network(false);

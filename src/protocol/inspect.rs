@@ -154,12 +154,11 @@ pub fn clear(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Cle
             }
             Look::Dead(dead, facts) => (dead, facts),
         };
-        let promised = facts.has_lost_its_flock();
-        let inspection = Box::new(Inspection::new(paths, *facts, claim, now_ms));
         let replaced = match guard(paths) {
-            None => takeover::take_over(paths, claim, &dead, promised),
+            None => takeover::take_over(paths, claim, &dead, &facts),
             Some(guarded) => Err(guarded),
         };
+        let inspection = Box::new(Inspection::new(paths, *facts, claim, now_ms));
         let cause = match replaced {
             Ok(Takeover::Done(held)) => {
                 return Ok(Some(Clearing::Replaced { inspection, held, settles: false }));

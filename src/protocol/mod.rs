@@ -144,7 +144,7 @@ pub fn attempt(paths: &LockPaths, claim: &Claim, approach: Approach) -> Result<A
                     unlock(paths.lock(), &dead)?;
                     return Ok(contended(Kind::Unclear(Some(guarded)), way.place()));
                 }
-                match takeover::take_over(paths, claim, &dead, facts.has_lost_its_flock())? {
+                match takeover::take_over(paths, claim, &dead, &facts)? {
                     Takeover::Done(held) => {
                         return Ok(Attempt::Acquired(held.by_turn(way.place())));
                     }

@@ -24,6 +24,8 @@ use super::paths::LockPaths;
 use super::temporary::{self, has_no_links};
 use crate::error::{Context, Result};
 use crate::os::{self, Errno, Lease, Trust};
+use crate::process;
+use crate::verdict::{Facts, Ground};
 
 /// The result of a takeover.
 #[derive(Debug)]
@@ -38,19 +40,25 @@ pub enum Takeover {
     Lost,
 }
 
-/// Replaces a dead lock whose flock we have. `promised`: its record promised a flock, so this package
-/// has made it.
+/// Replaces a dead lock whose flock we have.
 ///
 /// `dead` stays open to the end: once it is closed its inode number may be given to another file.
 pub fn take_over(
     paths: &LockPaths,
     claim: &Claim,
     dead: &LockFile,
-    promised: bool,
+    facts: &Facts,
 ) -> Result<Takeover> {
     let Some((held, notes_reads)) = temporary::name(paths, claim, dead)? else {
         return Ok(Takeover::Occupied);
     };
+    let promised = facts.has_lost_its_flock(); // then this package has made it
+    let judgement = facts.judge(&process::own(), claim.limits, os::wall_ms());
+    let is_by_age = judgement.ground == Ground::TooOld && !dead.is_trusted();
+    if is_by_age && !is_old(paths, dead, &held.file, claim.limits.stale_ms)? {
+        discard(&paths.temporary(), &held.file);
+        return Ok(Takeover::Occupied);
+    }
     let held = held.by_takeover();
     let replaced = match names(paths.lock(), dead, None) {
         Ok(true) if dead.trust == Trust::Flocks => remove_and_link(paths, &held),
@@ -74,6 +82,14 @@ pub fn take_over(
             Err(error)
         }
     }
+}
+
+/// Whether the file is older than that by the file system's own clock, which has just given our new file its time. The
+/// machine that wrote the record may have another clock than we.
+fn is_old(paths: &LockPaths, dead: &LockFile, new: &LockFile, stale_ms: u64) -> Result<bool> {
+    let then = os::status_of(&dead.file).during("fstat", paths.lock())?.modified_ms;
+    let now = os::status_of(&new.file).during("fstat", paths.lock())?.modified_ms;
+    Ok(u64::try_from(now.saturating_sub(then)).is_ok_and(|age_ms| age_ms > stale_ms))
 }
 
 /// Whether no older process can have read the dead record. The file was made by this package and has no path
