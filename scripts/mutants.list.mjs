@@ -117,7 +117,7 @@ export const MUTANTS = [
   // --- Making, publishing, temporaries
   {
     name: "a new file is flocked before it is linked",
-    edits: [[BLANK, "let is_flocked = os::flock(file).is_ok();", "let is_flocked = true;"]],
+    edits: [[BLANK, "let flocked = os::flock(file);", "let flocked: os::Result<()> = std::result::Result::Ok(());"]],
     by: "machines",
   },
   {
@@ -179,7 +179,7 @@ export const MUTANTS = [
   },
   {
     name: "the queue's name is checked when a place is taken",
-    edits: [[QUEUE, "if !os::status_at(&self.paths.queue()).is_ok_and(|found| found.id == self.id) {", "if false {"]],
+    edits: [[QUEUE, "if !is_at_path(&self.paths, self.id) {", "if false {"]],
     by: "rules::one_joins_a_queue_file_that_has_just_been_removed",
   },
   {
@@ -214,7 +214,7 @@ export const MUTANTS = [
   },
   {
     name: "a newcomer looks for a queue",
-    edits: [[MOD, "(Way::Anew, Look::Vacant) if queue::is_there(paths)", "(Way::Anew, Look::Vacant) if false"]],
+    edits: [[MOD, "(Way::Anew, Look::Vacant) if claim.may_queue && queue::is_there(paths)", "(Way::Anew, Look::Vacant) if false"]],
     by: "rules::one_joins_a_queue_file_that_has_just_been_removed",
   },
   {
