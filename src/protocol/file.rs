@@ -106,9 +106,11 @@ fn status_at(path: &Path) -> Result<Option<Status>> {
 
 /// Whether `path` still names the open `file`.
 ///
-/// Compares inodes. That is not enough on an untrusted file system: one file may show two inode numbers (`VirtioFS`), and
+/// Compares inodes. That is not enough where flocks prove nothing: one file may show two inode numbers (`VirtioFS`), and
 /// a server that has given up our open file may give its number to another one. There contents are compared as well: the
-/// record's `token` if given, otherwise, where the numbers differ, the whole text.
+/// record's `token` if given, otherwise, where the numbers differ, the whole text. Not over NFS 4, where a holder reads its
+/// own file ([`HeldLock::is_at_its_path`](super::HeldLock::is_at_its_path)): to open the path for reading could give it a
+/// delegation, and if its machine crashed, others would wait for that to be recalled.
 pub fn names(path: &Path, file: &LockFile, token: Option<&str>) -> Result<bool> {
     if !file.is_trusted()
         && let Some(folder) = path.parent()
@@ -122,7 +124,7 @@ pub fn names(path: &Path, file: &LockFile, token: Option<&str>) -> Result<bool> 
         Err(error) => return Err(error),
     };
     let has_our_number = there.id == file.id;
-    if has_our_number && (file.is_trusted() || token.is_none()) {
+    if has_our_number && (file.trust != Trust::Nothing || token.is_none()) {
         return Ok(true);
     }
     if there.odd_kind.is_some() || file.is_trusted() {
