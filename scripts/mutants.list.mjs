@@ -32,7 +32,7 @@ export const MUTANTS = [
   {
     name: "over NFS 4 a takeover does not rename over what has come to the path",
     edits: [
-      [TAKEOVER, "let linked = os::link(&paths.temporary(), paths.lock());", "let linked = os::replace(&paths.temporary(), paths.lock(), &held.file.file);"],
+      [TAKEOVER, "match os::link(&paths.temporary(), paths.lock()) {", "match os::replace(&paths.temporary(), paths.lock(), &held.file.file) {"],
     ],
     by: "rules::a_program_on_the_file_server_comes_in_the_middle_of_a_takeover",
   },

@@ -408,17 +408,20 @@ impl Facts {
         self.promises_a_flock() && self.flock == Flock::Ours
     }
 
+    /// What the record promises.
+    fn promised(&self) -> Option<DeclaredWitness> {
+        self.record.as_ref()?.witness
+    }
+
     /// Whether the record promises a flock that we would see.
     fn promises_a_flock(&self) -> bool {
-        let promised = self.record.as_ref().and_then(|record| record.witness);
-        promised.is_some() && promised == witness_of(self.trust)
+        self.promised().is_some() && self.promised() == witness_of(self.trust)
     }
 
     /// Whether a client of a file server has made the lock, and this is the server itself. Another client could be taking it
     /// over at this moment by its flock, which is not seen here.
     fn is_of_a_client(&self) -> bool {
-        let promised = self.record.as_ref().and_then(|record| record.witness);
-        promised == Some(DeclaredWitness::ServerFlock) && self.trust == Trust::Everything
+        self.promised() == Some(DeclaredWitness::ServerFlock) && self.trust == Trust::Everything
     }
 
     /// Who else uses the folder, as this lock shows, where that costs safety or time.

@@ -31,11 +31,6 @@ function readText(what, value) {
   return value;
 }
 
-/** Like any text for the server. */
-function readLabel(label) {
-  return label === "" || label === undefined ? label : readText("label", label);
-}
-
 const NAMES = ["pool", "connectionString", "maxConnections", "schema", "behindSessionPooler"];
 
 function readServer(options) {
@@ -107,4 +102,4 @@ function makePool({ Pool, Client, options }, settings) {
   return new Pool({ ...options, ...settings, connectionTimeoutMillis: 0, Client: LockClient });
 }
 
-module.exports = { readLabel, readName, readServer };
+module.exports = { readName, readServer, readText };

@@ -13,7 +13,7 @@ const { LOCK_OPTIONS, TRY_LOCK_OPTIONS, readStrictOptions } = require("../argume
 const { beginWait, isTraced, publishWait, traceAcquire } = require("../diagnostics.js");
 const { GENERAL, quote } = require("../errors.js");
 const { makeWithLock } = require("../with-lock.js");
-const { readLabel, readName, readServer } = require("./arguments.js");
+const { readName, readServer, readText } = require("./arguments.js");
 const { closedError, databaseError } = require("./errors.js");
 const { PostgresLock } = require("./held-lock.js");
 const { Limit, TIMED_OUT } = require("./limit.js");
@@ -149,7 +149,9 @@ function postgresLocks(options) {
 
   const readRequest = (name, options, names) => {
     const read = readStrictOptions(options, names);
-    readLabel(read.label);
+    if (read.label) {
+      readText("label", read.label);
+    }
     return { timeoutMs: Infinity, maxHoldMs: Infinity, ...read, ...addressOf(name), fence: server.fence };
   };
 

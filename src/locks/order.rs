@@ -9,8 +9,12 @@ use crate::error::Error;
 use crate::os::Instant;
 use crate::protocol::{Approach, Awaited, Claim, HeldLock, Obstacle, Place};
 
-/// Removes and returns the items that `is_wanted` accepts. Both parts keep their order.
+/// Removes and returns the items that `is_wanted` accepts. Both parts keep their order. Moves nothing if there are none:
+/// there may be thousands of others.
 pub fn take_if<T>(queue: &mut VecDeque<T>, is_wanted: impl Fn(&T) -> bool) -> Vec<T> {
+    if !queue.iter().any(&is_wanted) {
+        return Vec::new();
+    }
     let (taken, kept) = std::mem::take(queue).into_iter().partition(is_wanted);
     *queue = Vec::into(kept);
     taken

@@ -73,17 +73,13 @@ impl HeldLock {
         if self.file.trust != Trust::Flocks {
             return Ok(false);
         }
-        let read = || match read_afresh(&self.file.file) {
-            Err(Errno::STALE | Errno::BADF) => Err(Errno::STALE),
-            answer => answer.map(drop),
-        };
-        let mut answer = read();
+        let mut answer = read_afresh(&self.file.file);
         if answer == Err(Errno::IO) {
             // On a `soft` mount a server that does not answer gives this error, too. So it has to answer now.
             os::forget_names(self.paths.folder()).during("statx", self.paths.folder())?;
-            answer = read();
+            answer = read_afresh(&self.file.file);
         }
-        Ok(matches!(answer, Err(Errno::IO | Errno::STALE)))
+        Ok(matches!(answer, Err(Errno::IO | Errno::STALE | Errno::BADF)))
     }
 
     /// Whether `path` names this very file, too: another spelling, where the file system ignores case. A hard link is none.

@@ -53,9 +53,12 @@ pub fn take_over(
         return Ok(Takeover::Occupied);
     };
     let promised = facts.has_lost_its_flock(); // then this package has made it
-    let judgement = facts.judge(&process::own(), claim.limits, os::wall_ms());
-    let is_by_age = judgement.ground == Ground::TooOld && !dead.is_trusted();
-    if is_by_age && !is_old(paths, dead, &held.file, claim.limits.stale_ms)? {
+    let is_by_age = || {
+        let judgement = facts.judge(&process::own(), claim.limits, os::wall_ms());
+        judgement.ground == Ground::TooOld
+    };
+    if !dead.is_trusted() && is_by_age() && !is_old(paths, dead, &held.file, claim.limits.stale_ms)?
+    {
         discard(&paths.temporary(), &held.file);
         return Ok(Takeover::Occupied);
     }
@@ -132,10 +135,11 @@ fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
 /// can publish its lock; a rename would replace that lock, and `link` fails.
 fn remove_and_link(paths: &LockPaths, held: &HeldLock) -> Result<bool> {
     remove(paths.lock())?;
-    let linked = os::link(&paths.temporary(), paths.lock());
-    discard(&paths.temporary(), &held.file);
-    match linked {
-        Ok(()) => Ok(true),
+    match os::link(&paths.temporary(), paths.lock()) {
+        Ok(()) => {
+            discard(&paths.temporary(), &held.file);
+            Ok(true)
+        }
         // Another contender was faster, or this file system has no links: the next round publishes.
         Err(errno) if errno == Errno::EXIST || has_no_links(errno) => Ok(false),
         Err(errno) => Err(errno).during("link", paths.lock()),

@@ -46,9 +46,6 @@ impl<C> Lock<C> {
         let Stage::Held(hold) = &mut self.stage else {
             return;
         };
-        if !self.waiters.iter().any(|waiter| waiter.request.may_share(hold)) {
-            return; // spares moving thousands of them
-        }
         for waiter in take_if(&mut self.waiters, |waiter| waiter.request.may_share(hold)) {
             hold.handles.push(waiter.request.handle);
             self.orders.push_back(Order::Grant(waiter));
