@@ -331,6 +331,19 @@ describe("a lock that is lost", () => {
     proxy.cut();
   });
 
+  test("not by a server that refuses to say who waits", async () => {
+    await used.sql.query("CREATE SCHEMA refusing");
+    const locks = newLocks({ connectionString: address(), schema: "refusing" });
+    await locks.migrate();
+    const held = await locks.lock(newName());
+    await used.sql.query("DROP TABLE refusing.session_write_locks");
+    void held.wanted;
+    const since = performance.now();
+    await until("it has answered", () => performance.now() - since > 500);
+    expect(held.held).toBe(true);
+    await held.release();
+  });
+
   test("by `maxHoldMs`, which `release` finds first", async () => {
     const locks = newLocks({ connectionString: address() });
     const warnings: Error[] = [];

@@ -57,9 +57,15 @@ class PostgresLock {
         this.want();
       } else if (this.held) {
         const restOfHold = () => this.#request.maxHoldMs - this.#heldForMs();
-        // Without an answer the connection is lost: while the question is repeated, TCP does not probe it.
-        const lose = ({ cause }) => this.held && this.lose(howOf(cause), cause);
-        this.#connection.watchWanted(this.#request.key, () => this.want(), restOfHold).catch(lose);
+        // Without an answer the connection is lost: while the question is repeated, TCP does not probe it. An error of the
+        // server, which has a severity, is an answer. If it ends the connection, that is told as well, but not why.
+        const hear = ({ cause }) => {
+          const how = howOf(cause);
+          if (this.held && (cause?.severity === undefined || how === "hold-exceeded")) {
+            this.lose(how, cause);
+          }
+        };
+        this.#connection.watchWanted(this.#request.key, () => this.want(), restOfHold).catch(hear);
       }
     }
     return this.#wanted.signal;

@@ -34,7 +34,7 @@ BEGIN
     PERFORM set_config('tcp_user_timeout', '30s', true);
   END IF;
   SELECT generation INTO latest FROM session_write_locks WHERE name = lock_name FOR SHARE;
-  IF latest IS NULL AND current_setting('transaction_isolation') <> 'read committed' THEN
+  IF latest IS NULL AND current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
     RAISE EXCEPTION 'the lock "%" was granted after this transaction began to read', lock_name USING ERRCODE = '40001';
   END IF;
   IF latest IS DISTINCT FROM lock_generation THEN

@@ -495,6 +495,9 @@ impl<C> Lock<C> {
     }
 
     fn approach(&mut self) -> Approach {
+        if self.waiters.front().is_some_and(|waiter| waiter.request.is_single_attempt()) {
+            return Approach::PastTheQueue;
+        }
         match self.place.take() {
             Some((place, _)) => Approach::Place(place),
             None if self.may_queue() => Approach::Newcomer,

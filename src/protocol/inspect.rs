@@ -95,7 +95,7 @@ pub fn inspect(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<I
         Ok(Look::Vacant) => Ok(None),
         Ok(Look::Moved) => Ok(Some(Inspection::unknown(paths, None))),
         Ok(Look::Alive(kind)) => Ok(Some(in_the_way(paths, &kind, claim, now_ms))),
-        Ok(Look::Dead(dead, facts)) => {
+        Ok(Look::Dead(dead, facts, _)) => {
             let _ = unlock(paths.lock(), &dead); // dropping `dead` closes the file, which unlocks it too
             Ok(Some(Inspection::new(paths, *facts, claim, now_ms)))
         }
@@ -145,20 +145,20 @@ fn read_record(file: &os::File) -> Option<Vec<u8>> {
 /// Replaces a dead lock by a lock of ours. `None`: there is no lock file.
 pub fn clear(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Clearing>> {
     for _ in 0..ROUNDS {
-        let (dead, facts) = match look_closely(paths, claim, now_ms)? {
+        let (dead, facts, ground) = match look_closely(paths, claim, now_ms)? {
             Look::Vacant => return Ok(None),
             Look::Moved => continue,
             Look::Alive(kind) => {
                 let alive = in_the_way(paths, &kind, claim, now_ms);
                 return Ok(Some(Clearing::Kept(alive)));
             }
-            Look::Dead(dead, facts) => (dead, facts),
-        };
-        let replaced = match guard(paths) {
-            None => takeover::take_over(paths, claim, &dead, &facts),
-            Some(guarded) => Err(guarded),
+            Look::Dead(dead, facts, ground) => (dead, facts, ground),
         };
         let inspection = Box::new(Inspection::new(paths, *facts, claim, now_ms));
+        let replaced = match guard(paths) {
+            None => takeover::take_over(paths, claim, &dead, ground),
+            Some(guarded) => Err(guarded),
+        };
         let cause = match replaced {
             Ok(Takeover::Done(held)) => {
                 return Ok(Some(Clearing::Replaced { inspection, held, settles: false }));

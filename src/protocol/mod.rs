@@ -50,7 +50,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::os::{self, Errno, FileId};
 use crate::process;
-use crate::verdict::{Facts, Flock};
+use crate::verdict::{Facts, Flock, Ground};
 
 use file::{LockFile, facts_of, guard, names, open_regular, unlock};
 use obstacle::Kind;
@@ -139,12 +139,12 @@ pub fn attempt(paths: &LockPaths, claim: &Claim, approach: Approach) -> Result<A
             // The path names another file or none: assume a release, as above.
             Look::Moved => is_vacant = matches!(&way, Way::Place(_)),
             Look::Alive(kind) => return Ok(contended(kind, way.place())),
-            Look::Dead(dead, facts) => {
+            Look::Dead(dead, _, ground) => {
                 if let Some(guarded) = guard(paths) {
                     unlock(paths.lock(), &dead)?;
                     return Ok(contended(Kind::Unclear(Some(guarded)), way.place()));
                 }
-                match takeover::take_over(paths, claim, &dead, &facts)? {
+                match takeover::take_over(paths, claim, &dead, ground)? {
                     Takeover::Done(held) => {
                         return Ok(Attempt::Acquired(held.by_turn(way.place())));
                     }
@@ -248,7 +248,7 @@ pub fn look_past(paths: &LockPaths, claim: &Claim, awaited: &Awaited) -> LookPas
 fn is_free(paths: &LockPaths, claim: &Claim) -> bool {
     match look(paths, claim, os::wall_ms()) {
         Ok(Look::Vacant) => true,
-        Ok(Look::Dead(dead, _)) => unlock(paths.lock(), &dead).is_ok(),
+        Ok(Look::Dead(dead, ..)) => unlock(paths.lock(), &dead).is_ok(),
         Ok(Look::Alive(_) | Look::Moved) | Err(_) => false,
     }
 }
@@ -268,8 +268,8 @@ enum Look {
     Vacant,
     /// A lock that has to be respected.
     Alive(Kind),
-    /// A dead lock. We have its flock, where the file system has flocks.
-    Dead(LockFile, Box<Facts>),
+    /// A dead lock, and why it is dead. We have its flock, where the file system has flocks.
+    Dead(LockFile, Box<Facts>, Ground),
     /// It changed while we looked.
     Moved,
 }
@@ -338,7 +338,7 @@ fn look_at(
         unlock(path, &file)?;
         return Ok(Look::Alive(Kind::Respected { file, facts, judgement }));
     }
-    Ok(Look::Dead(file, facts))
+    Ok(Look::Dead(file, facts, judgement.ground))
 }
 
 /// Whether the error says that we may not read the file: it is another user's, or leased. On Windows: somebody denies

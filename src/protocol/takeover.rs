@@ -24,8 +24,7 @@ use super::paths::LockPaths;
 use super::temporary::{self, has_no_links};
 use crate::error::{Context, Result};
 use crate::os::{self, Errno, Lease, Trust};
-use crate::process;
-use crate::verdict::{Facts, Ground};
+use crate::verdict::Ground;
 
 /// The result of a takeover.
 #[derive(Debug)]
@@ -40,25 +39,20 @@ pub enum Takeover {
     Lost,
 }
 
-/// Replaces a dead lock whose flock we have.
+/// Replaces a dead lock whose flock we have. `ground`: why it is dead.
 ///
 /// `dead` stays open to the end: once it is closed its inode number may be given to another file.
 pub fn take_over(
     paths: &LockPaths,
     claim: &Claim,
     dead: &LockFile,
-    facts: &Facts,
+    ground: Ground,
 ) -> Result<Takeover> {
     let Some((held, notes_reads)) = temporary::name(paths, claim, dead)? else {
         return Ok(Takeover::Occupied);
     };
-    let promised = facts.has_lost_its_flock(); // then this package has made it
-    let is_by_age = || {
-        let judgement = facts.judge(&process::own(), claim.limits, os::wall_ms());
-        judgement.ground == Ground::TooOld
-    };
-    if !dead.is_trusted() && is_by_age() && !is_old(paths, dead, &held.file, claim.limits.stale_ms)?
-    {
+    let is_by_age = ground == Ground::TooOld && !dead.is_trusted();
+    if is_by_age && !is_old(paths, dead, &held.file, claim.limits.stale_ms)? {
         discard(&paths.temporary(), &held.file);
         return Ok(Takeover::Occupied);
     }
@@ -77,7 +71,10 @@ pub fn take_over(
     // Where flocks prove nothing, another contender may have used the temporary's name meanwhile, so that one
     // has moved the other's file. The lock belongs to the one whose file it is.
     match held.is_at_its_path() {
-        Ok(true) if promised && notes_reads && is_unread(dead) => Ok(Takeover::Done(held)),
+        // This package has made it, for its record promised a flock.
+        Ok(true) if ground == Ground::FlockGone && notes_reads && is_unread(dead) => {
+            Ok(Takeover::Done(held))
+        }
         Ok(true) => Ok(Takeover::Unsettled(held)),
         Ok(false) => Ok(Takeover::Lost),
         Err(error) => {
@@ -90,8 +87,10 @@ pub fn take_over(
 /// Whether the file is older than that by the file system's own clock, which has just given our new file its time. The
 /// machine that wrote the record may have another clock than we.
 fn is_old(paths: &LockPaths, dead: &LockFile, new: &LockFile, stale_ms: u64) -> Result<bool> {
-    let then = os::status_of(&dead.file).during("fstat", paths.lock())?.modified_ms;
+    let dead = os::status_of(&dead.file).during("fstat", paths.lock())?;
     let now = os::status_of(&new.file).during("fstat", paths.lock())?.modified_ms;
+    // A time in the future is not believed, as in a verdict.
+    let then = if dead.modified_ms > now { dead.changed_ms } else { dead.modified_ms };
     Ok(u64::try_from(now.saturating_sub(then)).is_ok_and(|age_ms| age_ms > stale_ms))
 }
 
