@@ -101,7 +101,7 @@ export const MUTANTS = [
   },
   {
     name: "only a promised flock spares the settling",
-    edits: [[TAKEOVER, "Ok(true) if promised && notes_reads", "Ok(true) if notes_reads"]],
+    edits: [[TAKEOVER, "Ok(true) if ground == Ground::FlockGone && notes_reads", "Ok(true) if notes_reads"]],
     by: "rules::an_older_process_on_a_mount",
   },
   {
