@@ -64,6 +64,11 @@ async function untilItLooks(agent: Agent): Promise<void> {
   await until("it looks", async () => (await timers()) > before);
 }
 
+async function holdBriefly(agent: Agent, sessionFile: string, timeoutMs: number): Promise<void> {
+  await agent.acquire({ sessionFile, timeoutMs });
+  await agent.release(sessionFile);
+}
+
 /** Holds again and again, until there is this file. */
 function holdUntil(agent: Agent, enough: string, sessionFile: string): Promise<void> {
   return agent.run(
@@ -124,10 +129,22 @@ queueTest("a stopped waiter keeps the free lock neither from `tryLock` nor from 
     return held !== null;
   };
   expect(await other.run(tryIt, sessionFile)).toBe(true);
-  for (const timeoutMs of [500, 1_900]) {
-    await other.acquire({ sessionFile, timeoutMs });
-    await other.release(sessionFile);
-  }
+  await holdBriefly(other, sessionFile, 400);
+  stopped.process.kill("SIGCONT");
+  await expectServed(waits, SERVED_MS);
+});
+
+queueTest("a stopped waiter keeps the free lock neither from those who join others nor from those whose time is nearly over", async () => {
+  const { sessionFile } = newSession();
+  const [holder, stopped, others, late] = (await startAgents(4)) as [Agent, Agent, Agent, Agent];
+  await holder.acquire({ sessionFile });
+  const waits = await lineUp([stopped, others], sessionFile);
+  await stop(stopped);
+  const runsOut = holdBriefly(late, sessionFile, 3_500);
+  await Promise.all([others, late].map(untilItLooks));
+  await holder.release(sessionFile);
+  // Without deadlines the next looks would be in nearly two seconds.
+  await Promise.all([runsOut, holdBriefly(others, sessionFile, 1_500)]);
   stopped.process.kill("SIGCONT");
   await expectServed(waits, SERVED_MS);
 });

@@ -17,8 +17,9 @@ use crate::protocol::{Approach, Attempt, Awaited, LookPast, Obstacle, Place, Tol
 /// millisecond. A waiting process then makes an attempt past the queue.
 const STUCK_AFTER: Duration = Duration::from_millis(100);
 
-/// How long before its deadline a waiter begins to check whether its wait is stuck: two checks, and an attempt.
-const LAST_LOOK: Duration = Duration::from_millis(250);
+/// How long before its deadline a waiter begins to check whether its wait is stuck: two checks and an attempt take half
+/// of it.
+const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// The longest sleep where no event reports changes, in milliseconds, as a power of two.
 const LONGEST_BLIND: u32 = 5;
@@ -51,11 +52,12 @@ impl<C> Lock<C> {
     /// The result of [`Order::TryPast`], made while a thread still blocks. If the lock is not ours, the wait
     /// goes on; after an error, without the first waiter.
     pub fn tried_past(&mut self, now: Instant, result: Result<Attempt>) {
+        let next_check = self.next_check(now, SAFETY_NET);
         let Stage::Blocked(blocked) = &mut self.stage else {
             return; // can't happen: the stage stays `Blocked` while `is_trying`
         };
         blocked.is_trying = false;
-        blocked.check_at = Some(now + SAFETY_NET);
+        blocked.check_at = Some(next_check);
         let ended = blocked.ended.take();
         match result {
             Ok(Attempt::Acquired(lock)) => {
@@ -190,19 +192,20 @@ impl<C> Lock<C> {
 
     /// The result of [`Order::LookPast`].
     pub fn looked(&mut self, now: Instant, number: u64, look: LookPast) {
+        let is_free = look == LookPast::Free;
+        let next_check = self.next_check(now, if is_free { STUCK_AFTER } else { SAFETY_NET });
         let Stage::Blocked(blocked) = &mut self.stage else {
             return;
         };
         if blocked.number != number {
             return; // this is another wait by now
         }
-        let is_free = look == LookPast::Free;
         let was_free = std::mem::replace(&mut blocked.was_free, is_free);
         let is_stuck = is_free && was_free;
         if look == LookPast::Nameless {
             self.orders.push_back(Order::EndWait(blocked.number)); // it then waits on the file of that name
         }
-        blocked.check_at = Some(now + if is_free { STUCK_AFTER } else { SAFETY_NET });
+        blocked.check_at = Some(next_check);
         if is_stuck && let Some(first) = self.waiters.front() {
             let claim = self.claim(&first.request);
             if let Stage::Blocked(blocked) = &mut self.stage {
@@ -245,21 +248,34 @@ impl<C> Lock<C> {
 
     fn block(&mut self, now: Instant, awaited: Awaited) -> u64 {
         self.number += 1;
-        // Those who have no time for the safety net look before they give up.
-        let last_look = self.first_deadline.and_then(|deadline| deadline.checked_sub(LAST_LOOK));
-        let last_look = last_look.map(|at| at.max(now + STUCK_AFTER));
-        let (number, check_at) =
-            (self.number, last_look.into_iter().chain([now + SAFETY_NET]).min());
+        let number = self.number;
         self.stage = Stage::Blocked(Box::new(Blocked {
             number,
             awaited: Some(awaited),
-            check_at,
+            check_at: Some(self.next_check(now, SAFETY_NET)),
             was_free: false,
             is_over: false,
             is_trying: false,
             ended: None,
         }));
         number
+    }
+
+    /// When to check whether the wait is stuck: after so long, or in time for whoever gives up first.
+    fn next_check(&self, now: Instant, after: Duration) -> Instant {
+        let last_look = self.first_deadline.and_then(|deadline| deadline.checked_sub(LAST_LOOK));
+        let last_look = last_look.map(|at| at.max(now + STUCK_AFTER));
+        last_look.map_or(now + after, |last_look| last_look.min(now + after))
+    }
+
+    /// Somebody with less time may have joined those who wait.
+    pub(super) fn check_in_time(&mut self, now: Instant) {
+        let next_check = self.next_check(now, SAFETY_NET);
+        if let Stage::Blocked(blocked) = &mut self.stage
+            && let Some(check_at) = &mut blocked.check_at
+        {
+            *check_at = next_check.min(*check_at);
+        }
     }
 
     /// The attempt past the queue took the lock: ends the wait of the thread that still blocks.
