@@ -14,6 +14,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import path from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { expect, test } from "vitest";
 
 import {
@@ -21,7 +22,7 @@ import {
   getProcessStartTime,
   SessionWriteLockTimeoutError,
 } from "../index.js";
-import { Agent, temporaryFolder, type Tools } from "./support.js";
+import { Agent, isOnFallback, skipAloud, temporaryFolder, type Tools } from "./support.js";
 
 type Module = "addon" | "typescript";
 
@@ -555,6 +556,23 @@ for (const sessions of [1, 100]) {
     expect(acquired).toBe(100);
   });
 }
+
+const eventTest = isOnFallback ? ((name: string) => skipAloud(name, "events")) as unknown as typeof test : test;
+
+eventTest("a waiter of another process is woken by the release, and by no timer before", async () => {
+  const { sessionFile } = newSession();
+  const [holder, waiter] = (await startAgents(2)) as [Agent, Agent];
+  await holder.acquire({ sessionFile });
+  await waiter.run(({ lock, kept, require }, sessionFile) => {
+    const { wakeUps } = require("../../native.js");
+    const before = wakeUps().timers;
+    const timers = lock.lock(sessionFile).then((held: any) => held.release().then(() => wakeUps().timers - before));
+    kept.set("timers", timers);
+  }, sessionFile);
+  await delay(300); // who looks by time does so within 32 ms
+  await holder.release(sessionFile);
+  expect(await waiter.run(({ kept }) => kept.get("timers"))).toBe(0);
+});
 
 test("the error at the deadline says who was waited for", async () => {
   const { sessionFile, lockPath } = newSession();

@@ -25,7 +25,7 @@ export const SKIPPED = [
   [/^lock .*(rejects if (somebody removed|the lock was lost))/, REMOVED],
   [/^lock .*by every name of the folder/, LINKS],
   [/^lock .*a lock outside of the allowed folders/, FLAGS],
-  [/^held what the watchdog or somebody else has ended/, REMOVED],
+  [/^held (what the watchdog or somebody else has ended|a loss that only the release finds)/, REMOVED],
   [/^abort .*never aborts is left without listeners/, NAMES],
   [/^abort .*from another process leaves the lock either taken or free/, COUNTS],
   [/^abort .*(is nothing, also after a thousand)/, PROC],
@@ -36,6 +36,6 @@ export const SKIPPED = [
   [/^names .*in the folder foo\./, DOTS],
   [/^contention a release after (the lock was taken|another file was moved)/, REPLACED],
   [/^contention a hundred waiting acquires/, COUNTS],
-  [/^contention (a process with the older module in a race|the older module respects a live lock)/, OLDER],
+  [/^contention (a process with the older module in a race|the older module respects a live lock|processes with the older module and)/, OLDER],
   [/^contention two contenders that wait for a holder with the older module/, PROC],
 ];

@@ -138,7 +138,8 @@ impl<C> Lock<C> {
         let own = match &self.stage {
             Stage::Idle => self.place.as_ref().map(|(_, leave_at)| *leave_at),
             Stage::Busy => None,
-            Stage::Blocked(blocked) => blocked.check_at,
+            // A thread whose wait nobody wants any more may come back late.
+            Stage::Blocked(blocked) => blocked.check_at.filter(|_| !self.waiters.is_empty()),
             Stage::Watching { check_at, .. } => Some(*check_at),
             Stage::Settling { until, .. } => *until,
             Stage::Held(hold) => hold.check.at().into_iter().chain(hold.ends_at()).min(),
@@ -424,12 +425,12 @@ impl<C> Lock<C> {
                     self.look_again();
                 }
             }
-            Stage::Blocked(blocked) => {
-                let is_due = blocked.check_at.take_if(|check_at| *check_at <= now).is_some();
+            Stage::Blocked(_) => {
                 self.expire(now, None);
-                if is_due && let Some(first) = self.waiters.front() {
+                if let Some(first) = self.waiters.front() {
                     let claim = self.claim(&first.request);
                     if let Stage::Blocked(blocked) = &mut self.stage
+                        && blocked.check_at.take_if(|check_at| *check_at <= now).is_some()
                         && let Some(awaited) = blocked.awaited.clone()
                     {
                         self.orders.push_back(Order::LookPast(blocked.number, claim, awaited));

@@ -5,7 +5,7 @@
 //! waiter) has one blocked thread. The thread is reused for the next lock.
 //!
 //! **Ending a blocked call.** Only a signal whose handler returns ends it early. A signal that arrives a moment
-//! before the thread blocks has no effect, so it is sent again until the thread has noticed.
+//! before the thread blocks has no effect, so it is sent again until the thread has noticed. On Windows nothing ends it.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -80,7 +80,9 @@ impl Stop {
 impl Drop for Blocked {
     fn drop(&mut self) {
         self.0.state().is_stopped = true;
-        call_out(&self.0, SIGNAL_AGAIN_AFTER);
+        if signal::ENDS_CALLS {
+            call_out(&self.0, SIGNAL_AGAIN_AFTER);
+        }
     }
 }
 

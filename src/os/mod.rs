@@ -51,7 +51,7 @@ pub use system::files::{
 pub use system::process::{boot_id, find_process, own_pid, own_process, own_user, pid_namespace};
 pub use system::trust::trust;
 pub use system::users::{flock_waiters, open_files, process_details};
-pub use system::{HAS_BYTE_LOCKS, IGNORES_CASE};
+pub use system::{HAS_BYTE_LOCKS, IGNORES_CASE, WAIT_GIVES_FLOCK};
 pub use timers::{
     Keeper, Timer, WakeUps, Watch, at, count_event, keep_timers, on_change, on_exit, on_touch,
     wake_ups,

@@ -5,7 +5,7 @@ use super::paths::LockPaths;
 use super::queue::Place;
 use crate::error::Error;
 use crate::os::blocked::Stop;
-use crate::os::{self, File, FileId, Trust};
+use crate::os::{self, Errno, File, FileId, Trust};
 use crate::process;
 use crate::verdict::{Facts, Flock, Judgement, SharedWith};
 
@@ -129,12 +129,12 @@ impl Obstacle {
     /// gives it back.
     ///
     /// # Errors
-    /// `INTR` if `stop` was asked to end the wait; others if the system can't block here.
+    /// `INTR` if another attempt has to find out: `stop` was asked to end the wait, or the system does not give the flock
+    /// to those who wait for it. Others if the system can't block here.
     pub fn wait(&self, stop: &Stop) -> os::Result<()> {
-        match &self.kind {
-            Kind::Flocked(file) => stop.wait(|| os::flock_wait(&file.file)),
-            Kind::Respected { .. } | Kind::Unclear(_) => Ok(()),
-        }
+        let Kind::Flocked(file) = &self.kind else { return Ok(()) };
+        stop.wait(|| os::flock_wait(&file.file))?;
+        if os::WAIT_GIVES_FLOCK { Ok(()) } else { Err(Errno::INTR) }
     }
 
     /// [`Place::prepare`] for our place, if we have one.

@@ -22,7 +22,7 @@ use super::file::{LockFile, discard, names, remove};
 use super::held::HeldLock;
 use super::paths::LockPaths;
 use super::temporary::{self, has_no_links};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::os::{self, Errno, Lease, Trust};
 use crate::verdict::Ground;
 
@@ -33,7 +33,7 @@ pub enum Takeover {
     Done(HeldLock),
     /// The lock is ours if the path still names our file after [`SETTLE`](super::SETTLE).
     Unsettled(HeldLock),
-    /// Another contender uses the temporary.
+    /// Another contender uses the temporary, or another program keeps the dead file from being replaced.
     Occupied,
     /// The path names another file by now.
     Lost,
@@ -66,6 +66,9 @@ pub fn take_over(
     let is_replaced = matches!(replaced, Ok(true));
     if !is_replaced {
         discard(&paths.temporary(), &held.file);
+        if matches!(&replaced, Err(Error::System { errno: Errno::BUSY, .. })) {
+            return Ok(Takeover::Occupied);
+        }
         replaced?;
     }
     // Where flocks prove nothing, another contender may have used the temporary's name meanwhile, so that one
@@ -146,12 +149,13 @@ fn remove_and_link(paths: &LockPaths, held: &HeldLock) -> Result<bool> {
 }
 
 /// Moves the temporary over the lock file. `false` if the temporary is gone; where this takes two steps (on Windows, and
-/// on NFS 3, which gives a file that is open another name first), also if the dead file is gone (`BUSY`, `TXTBSY`), or
-/// another contender came between them.
+/// on NFS 3, which gives a file that is open another name first), also if the dead file is gone (`TXTBSY`), or another
+/// contender came between them. `BUSY`: another program has the dead file open and lets nobody remove it, or it is being
+/// removed.
 fn replace(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
     match os::replace(&paths.temporary(), paths.lock(), &dead.file) {
         Ok(()) => Ok(true),
-        Err(Errno::NOENT | Errno::EXIST | Errno::BUSY | Errno::TXTBSY) => Ok(false),
+        Err(Errno::NOENT | Errno::EXIST | Errno::TXTBSY) => Ok(false),
         Err(errno) => Err(errno).during("rename", paths.lock()),
     }
 }

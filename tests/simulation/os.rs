@@ -339,6 +339,7 @@ pub fn create_folders(_path: &Path) -> Result<()> {
 }
 
 pub const HAS_BYTE_LOCKS: bool = true;
+pub const WAIT_GIVES_FLOCK: bool = true;
 pub const IGNORES_CASE: bool = false;
 
 pub fn long_name(_path: &Path) -> Option<std::ffi::OsString> {

@@ -326,7 +326,7 @@ impl<C> Lock<C> {
                     self.rest();
                 }
             }
-            // The stage stays `Blocked` until the thread returns, which is soon. Then its place is left.
+            // The stage stays `Blocked` until the thread returns. That is soon, but on Windows. Then its place is left.
             Stage::Blocked(blocked) => {
                 blocked.is_over = true;
                 self.orders.push_back(Order::EndWait(self.number));

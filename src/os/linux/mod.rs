@@ -19,6 +19,9 @@ pub const IGNORES_CASE: bool = false;
 /// Open files have locks on bytes: `F_OFD_SETLK` of fcntl(2).
 pub const HAS_BYTE_LOCKS: bool = true;
 
+/// A thread that has waited for a flock has it.
+pub const WAIT_GIVES_FLOCK: bool = true;
+
 /// A signal that neither the C library nor Node uses.
 fn wake_signal() -> libc::c_int {
     libc::SIGRTMAX() - 3

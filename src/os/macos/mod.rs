@@ -30,6 +30,9 @@ pub const IGNORES_CASE: bool = false;
 /// the lock file.
 pub const HAS_BYTE_LOCKS: bool = false;
 
+/// A thread that has waited for a flock has it.
+pub const WAIT_GIVES_FLOCK: bool = true;
+
 /// By default it is ignored, and nobody here uses out-of-band data. macOS has no real-time signals.
 fn wake_signal() -> libc::c_int {
     libc::SIGURG

@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 
 use super::wake_signal;
 
+/// Whether [`send`] ends a call.
+pub const ENDS_CALLS: bool = true;
+
 /// A running thread. The caller of [`send`] makes sure that it still runs.
 #[derive(Debug, Clone, Copy)]
 pub struct Thread(libc::pthread_t);

@@ -28,6 +28,7 @@ use std::os::windows::fs::{FileExt, OpenOptionsExt};
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle, RawHandle};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use windows_sys::Win32::Foundation::{
     ERROR_ACCESS_DENIED, ERROR_CALL_NOT_IMPLEMENTED, ERROR_INVALID_PARAMETER, ERROR_IO_PENDING,
@@ -71,8 +72,11 @@ pub const EVERYBODY: u32 = 0;
 
 const SHARE_ALL: u32 = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
 
-/// Where the lock of a file is: far beyond its end, so that nobody is kept from reading it.
-const LOCKED_BYTE: u64 = 1 << 62;
+/// The byte whose exclusive lock is the lock of a file: far beyond its end, so that nobody is kept from reading it.
+const WITNESS: u64 = 1 << 62;
+
+/// The byte that those who wait for that lock block for.
+const BELL: u64 = WITNESS + 1;
 
 // --- Opening and creating -----------------------------------------------------------------------
 
@@ -420,28 +424,42 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>> {
 
 // --- Locks --------------------------------------------------------------------------------------
 
-/// Takes the exclusive lock. `WOULDBLOCK`: another open file has it.
+/// Takes the exclusive lock, and the bell if nobody is just hearing it. `WOULDBLOCK`: another open file has the lock.
 pub fn flock(file: &File) -> Result<()> {
-    lock(file, LOCKFILE_EXCLUSIVE_LOCK)
+    lock(file, WITNESS, LOCKFILE_EXCLUSIVE_LOCK | LOCKFILE_FAIL_IMMEDIATELY)?;
+    // Without the bell those who wait look more often.
+    let _ = lock(file, BELL, LOCKFILE_EXCLUSIVE_LOCK | LOCKFILE_FAIL_IMMEDIATELY);
+    Ok(())
 }
 
 /// Takes a shared lock. `WOULDBLOCK`: another open file has the exclusive one.
 pub fn flock_shared(file: &File) -> Result<()> {
-    lock(file, 0)
+    lock(file, WITNESS, LOCKFILE_FAIL_IMMEDIATELY)
 }
 
-/// No thread blocks here.
-pub fn flock_wait(_file: &File) -> Result<()> {
-    Err(Errno::OPNOTSUPP)
+/// Blocks until somebody gives the lock back, or dies. Then the lock may be free: all who waited look again. Meanwhile
+/// every other call for this open file waits as well.
+///
+/// All hear the bell at once, because they ask for a shared lock. A thread that is suspended then, and keeps it, is in
+/// nobody's way.
+pub fn flock_wait(file: &File) -> Result<()> {
+    match lock(file, BELL, LOCKFILE_FAIL_IMMEDIATELY) {
+        // Somebody has the lock without the bell, or has just given it back. Don't look all the time.
+        Ok(()) => crate::os::sleep(WITHOUT_BELL),
+        Err(Errno::WOULDBLOCK) => lock(file, BELL, 0)?,
+        Err(errno) => return Err(errno),
+    }
+    unlock_byte(file, BELL)
 }
 
-fn lock(file: &File, mode: u32) -> Result<()> {
-    let mut place = locked_byte_at();
+/// How soon who waits looks again while there is no bell.
+const WITHOUT_BELL: Duration = Duration::from_millis(5);
+
+fn lock(file: &File, byte: u64, mode: u32) -> Result<()> {
+    let mut place = at(byte);
     // SAFETY: `file` is open. It was not opened for overlapped calls, so this one is over when it returns, and
     // `place` lives as long.
-    let is_ours = unsafe {
-        LockFileEx(file.as_raw_handle(), mode | LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &raw mut place)
-    } != 0;
+    let is_ours = unsafe { LockFileEx(file.as_raw_handle(), mode, 0, 1, 0, &raw mut place) } != 0;
     if is_ours {
         return Ok(());
     }
@@ -450,9 +468,14 @@ fn lock(file: &File, mode: u32) -> Result<()> {
     Err(if is_taken { Errno::WOULDBLOCK } else { error.into() })
 }
 
-/// Gives the lock back.
+/// Gives the lock back, and then rings the bell.
 pub fn unlock(file: &File) -> Result<()> {
-    let mut place = locked_byte_at();
+    unlock_byte(file, WITNESS)?;
+    unlock_byte(file, BELL)
+}
+
+fn unlock_byte(file: &File, byte: u64) -> Result<()> {
+    let mut place = at(byte);
     // SAFETY: as in `lock`.
     let is_free = unsafe { UnlockFileEx(file.as_raw_handle(), 0, 1, 0, &raw mut place) } != 0;
     if is_free {
@@ -463,9 +486,11 @@ pub fn unlock(file: &File) -> Result<()> {
     if was_free { Ok(()) } else { Err(error.into()) }
 }
 
-fn locked_byte_at() -> OVERLAPPED {
+fn at(byte: u64) -> OVERLAPPED {
     let mut place = OVERLAPPED::default();
-    let high = (LOCKED_BYTE >> 32) as u32;
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+    let (low, high) = (byte as u32, (byte >> 32) as u32);
+    place.Anonymous.Anonymous.Offset = low;
     place.Anonymous.Anonymous.OffsetHigh = high;
     place
 }

@@ -1,8 +1,8 @@
 //! Windows 10 (1809) and newer.
 //!
 //! A lock's witness is an exclusive `LockFileEx` on a byte far beyond the record: it belongs to the open file, as a
-//! flock does, and the kernel frees it with the process. There is no queue, and nothing is watched: who waits looks
-//! again by time.
+//! flock does, and the kernel frees it with the process. There is no queue, and nothing is watched. Who waits blocks for
+//! the byte behind it, the *bell*, and then looks again; and by time where the holder has locked nothing.
 
 pub mod errno;
 #[path = "../shared/timer.rs"]
@@ -21,8 +21,12 @@ use crate::os::{Errno, Result};
 /// Names that differ in case are names of one file, but in folders that were set up otherwise.
 pub const IGNORES_CASE: bool = true;
 
-/// A lock on a range can't be asked for, and a blocked call for one can't be ended everywhere (not in Wine).
+/// Nobody can ask who has locked a range. So there is no queue.
 pub const HAS_BYTE_LOCKS: bool = false;
+
+/// Windows gives a lock to a thread that waits for it, also if that thread is suspended. With the witness of a dead holder
+/// it would block everybody. So nobody waits for the witness itself.
+pub const WAIT_GIVES_FLOCK: bool = false;
 
 /// Fills `bytes` with random ones.
 pub fn random(bytes: &mut [u8]) -> Result<()> {
