@@ -445,7 +445,7 @@ impl Facts {
     pub fn judge(&self, own: &Own, limits: Limits, now_ms: i64) -> Judgement {
         let created_ms = self.record.as_ref().and_then(Record::created_at_ms);
         let age_ms = created_ms.map(|then| elapsed(then, now_ms));
-        let file_age_ms = self.file_age_ms(now_ms);
+        let file_age_ms = file_age_ms(self.modified_ms, self.changed_ms, now_ms);
         // If `createdAt` is in the future, the file's own times count.
         let known_age_ms =
             created_ms.filter(|then| *then <= now_ms).and(age_ms).unwrap_or(file_age_ms);
@@ -523,13 +523,6 @@ impl Facts {
         }
     }
 
-    /// The time since the last write. If that is in the future, somebody has set it: then the kernel's `ctime`
-    /// counts.
-    fn file_age_ms(&self, now_ms: i64) -> u64 {
-        let then = if self.modified_ms > now_ms { self.changed_ms } else { self.modified_ms };
-        elapsed(then, now_ms)
-    }
-
     fn evidence(&self, own: &Own) -> Evidence {
         let Some((record, pid)) = self.record.as_ref().and_then(|r| Some((r, r.pid?))) else {
             return Evidence::Maybe;
@@ -601,9 +594,15 @@ fn differ<T: PartialEq>(theirs: Option<&T>, ours: Option<&T>) -> bool {
     theirs.is_some() && ours.is_some() && theirs != ours
 }
 
+/// The time since the last write of a file. If that is in the future, somebody has set it: then the kernel's
+/// `ctime` counts.
+pub fn file_age_ms(modified_ms: i64, changed_ms: i64, now_ms: i64) -> u64 {
+    elapsed(if modified_ms > now_ms { changed_ms } else { modified_ms }, now_ms)
+}
+
 /// A time in the future is no age at all.
 fn elapsed(then_ms: i64, now_ms: i64) -> u64 {
-    u64::try_from(now_ms.saturating_sub(then_ms)).unwrap_or(0)
+    if then_ms < now_ms { now_ms.abs_diff(then_ms) } else { 0 }
 }
 
 /// How long until the limit is over; `None` if it is.

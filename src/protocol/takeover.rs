@@ -24,7 +24,7 @@ use super::paths::LockPaths;
 use super::temporary::{self, has_no_links};
 use crate::error::{Context, Error, Result};
 use crate::os::{self, Errno, Lease, Trust};
-use crate::verdict::Ground;
+use crate::verdict::{Ground, file_age_ms};
 
 /// The result of a takeover.
 #[derive(Debug)]
@@ -92,9 +92,7 @@ pub fn take_over(
 fn is_old(paths: &LockPaths, dead: &LockFile, new: &LockFile, stale_ms: u64) -> Result<bool> {
     let dead = os::status_of(&dead.file).during("fstat", paths.lock())?;
     let now = os::status_of(&new.file).during("fstat", paths.lock())?.modified_ms;
-    // A time in the future is not believed, as in a verdict.
-    let then = if dead.modified_ms > now { dead.changed_ms } else { dead.modified_ms };
-    Ok(u64::try_from(now.saturating_sub(then)).is_ok_and(|age_ms| age_ms > stale_ms))
+    Ok(file_age_ms(dead.modified_ms, dead.changed_ms, now) > stale_ms)
 }
 
 /// Whether no older process can have read the dead record. The file was made by this package and has no path

@@ -262,6 +262,19 @@ fn a_limit_without_end_never_wraps() {
 }
 
 #[test]
+fn an_age_may_be_longer_than_a_time() {
+    let limits = Limits { stale_ms: i64::MAX as u64, ..LIMITS };
+    let ancient = Facts {
+        writer: Lease::Unanswered,
+        modified_ms: i64::MIN,
+        record: None,
+        ..seen(Record::default())
+    };
+    assert_eq!(ancient.judge(&own(), limits, -1).matures_in_ms, Some(1));
+    assert_eq!(ancient.judge(&own(), limits, 0).ground, Ground::TooOld);
+}
+
+#[test]
 fn a_live_lock_can_be_too_old() {
     let record =
         Record { created_at: Some(to_iso(NOW - 60_001)), max_hold_ms: Some(1_000), ..by(THEM) };
