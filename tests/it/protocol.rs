@@ -205,6 +205,15 @@ fn a_fresh_guard_of_an_older_release_is_waited_for_and_an_old_one_ignored() {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "tmpfs takes any time")]
+fn a_time_that_is_no_number_of_milliseconds_is_the_last_there_is() {
+    let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+    let last = Duration::from_secs(i64::MAX.cast_unsigned());
+    file.as_file().set_modified(SystemTime::UNIX_EPOCH + last).unwrap();
+    assert_eq!(os::status_at(file.path()).unwrap().modified_ms, i64::MAX);
+}
+
+#[test]
 fn a_session_in_a_missing_folder_gets_one_and_links_to_folders_are_followed() {
     let session = Session::new();
     let folder = session.file().parent().unwrap().join("a/b");

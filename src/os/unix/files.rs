@@ -112,7 +112,10 @@ pub fn status_of(file: &File) -> Result<Status> {
     reason = "the fields' types differ by target"
 )]
 fn status(stat: &rustix::fs::Stat) -> Status {
-    let ms = |seconds: i64, nanoseconds: i64| seconds * 1000 + nanoseconds / 1_000_000;
+    // Some file systems take any time: a file's owner may have set one that is no number of milliseconds.
+    let ms = |seconds: i64, nanoseconds: i64| {
+        seconds.saturating_mul(1000).saturating_add(nanoseconds / 1_000_000)
+    };
     Status {
         id: FileId { device: stat.st_dev as u64, inode: stat.st_ino as u64 },
         modified_ms: ms(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
