@@ -4,6 +4,7 @@
 pub mod errno;
 pub mod events;
 pub mod files;
+mod mountinfo;
 pub mod process;
 mod random;
 #[path = "../unix/signal.rs"]

@@ -1,12 +1,13 @@
 //! Which file systems to trust.
 //!
-//! Sources: statfs(2), linux/magic.h, `proc_pid_mountinfo(5)`, statx(2), nfs(5), flock(2).
+//! Sources: statfs(2), linux/magic.h, statx(2), nfs(5), flock(2).
 
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
 use super::files::File;
+use super::mountinfo::MountKind;
 use crate::os::{Errno, FileId, Result, Trust};
 
 /// What locks on this file (`id`) prove.
@@ -48,14 +49,6 @@ const TRUSTED: [u64; 14] = [
     0x7366_746e, // ntfs3
 ];
 
-/// What `f_type` does not tell: 9p repeats the host's, and all versions of NFS share one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum MountKind {
-    NinePlan,
-    Nfs4,
-    Other,
-}
-
 /// Looks the file's mount up in `/proc/self/mountinfo`. `None`: can't know.
 ///
 /// `mountinfo` is long on some machines, so the answer is kept, by the mount's unique id. Before Linux 6.8 there is only one
@@ -91,14 +84,5 @@ fn mount(file: &File, which: StatxFlags) -> Result<(u64, u64)> {
 
 fn kind_of(file: &File) -> Option<MountKind> {
     let (id, _) = mount(file, StatxFlags::MNT_ID).ok()?;
-    let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
-    let mount = mounts.into_iter().find(|mount| u64::try_from(mount.mnt_id) == Ok(id))?;
-    let version = mount.super_options.get("vers").and_then(Option::as_deref);
-    Some(match mount.fs_type.as_str() {
-        "9p" => MountKind::NinePlan,
-        "nfs" | "nfs4" if version.is_some_and(|version| version.starts_with('4')) => {
-            MountKind::Nfs4
-        }
-        _ => MountKind::Other,
-    })
+    MountKind::find(&std::fs::read("/proc/self/mountinfo").ok()?, id)
 }
