@@ -117,7 +117,7 @@ impl LockPaths {
     }
 
     /// The temporary.
-    pub(super) fn temporary(&self) -> PathBuf {
+    pub fn temporary(&self) -> PathBuf {
         self.beside(TEMPORARY_SUFFIX)
     }
 
@@ -127,7 +127,7 @@ impl LockPaths {
     }
 
     /// The guard: the folder that an older process makes while it removes a lock late.
-    pub(super) fn guard(&self) -> PathBuf {
+    pub fn guard(&self) -> PathBuf {
         self.beside(GUARD_SUFFIX)
     }
 

@@ -7,6 +7,8 @@ use session_write_lock::verdict::{
     Facts, Flock, Ground, Limits, LookUp, Reason, Report, SharedWith, Verdict, Writer,
 };
 
+use super::corpus::verdict::{holds_of_witnesses, promises};
+
 const LIMITS: Limits = Limits { stale_ms: 60_000, grace_ms: 5_000 };
 const NOW: i64 = 1_783_000_000_000;
 const THEM: i32 = 77;
@@ -402,29 +404,14 @@ fn for_all_facts(mut check: impl FnMut(&Facts)) {
     }
 }
 
-/// The promise of the record, where the file system keeps it.
-fn promises(facts: &Facts) -> bool {
-    let promised = facts.record.as_ref().and_then(|record| record.witness);
-    match facts.trust {
-        Trust::Nothing => false,
-        Trust::Flocks => promised == Some(DeclaredWitness::ServerFlock),
-        Trust::Everything => promised == Some(DeclaredWitness::Flock),
-    }
-}
-
 #[test]
 fn a_witness_outweighs_all_else_and_without_one_only_proof_or_age_makes_a_lock_dead() {
     for_all_facts(|facts| {
         let later = NOW + 100_000_000;
         let [young, old] = [NOW, later].map(|now_ms| facts.judge(&own(), LIMITS, now_ms));
+        holds_of_witnesses(facts, &young);
+        holds_of_witnesses(facts, &old);
         let is_lost = promises(facts) && facts.flock == Flock::Ours;
-        if facts.flock == Flock::Theirs || facts.writer == Lease::Refused && !is_lost {
-            assert_eq!((young.verdict, old.verdict), (Verdict::Held, Verdict::Held), "{facts:?}");
-        } else if is_lost {
-            assert_eq!(young.ground, Ground::FlockGone, "{facts:?}");
-        } else if promises(facts) && facts.trust == Trust::Flocks {
-            assert!(facts.flock == Flock::Unknown && old.is_alive(), "{facts:?}");
-        }
         // Of another machine nothing but age is known where the file system is not of this kernel.
         let record = facts.record.as_ref();
         let is_far = record.is_some_and(|record| record.boot_id.as_deref() == Some("another"));
