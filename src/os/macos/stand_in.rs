@@ -5,6 +5,8 @@
 
 #[path = "../shared/timer.rs"]
 pub mod events;
+#[path = "../linux/mountinfo.rs"]
+mod mountinfo;
 #[path = "../linux/process.rs"]
 pub mod process;
 #[path = "../linux/random.rs"]
