@@ -438,17 +438,13 @@ mod tests {
     use super::*;
     use crate::locks::{Environment, Request, Ticket};
 
-    #[test]
-    fn a_panic_in_a_step_costs_one_acquire_and_the_next_gets_the_lock() {
-        let folder = tempfile::tempdir().unwrap();
-        let session_file = folder.path().join("chat.jsonl");
-        let paths = LockPaths::resolve(&session_file).unwrap();
-        let waiter = |number| Waiter {
+    fn waiter(number: u64, session_file: &Path, deadline: Option<Instant>) -> Waiter<()> {
+        Waiter {
             request: Request {
                 environment: Environment(number),
                 ticket: Ticket { client: 0, number },
                 handle: Handle(number),
-                session_file: session_file.clone(),
+                session_file: session_file.to_owned(),
                 timeout_ms: None,
                 stale_ms: 60_000,
                 max_hold_ms: Some(60_000),
@@ -456,14 +452,53 @@ mod tests {
                 spares_foreign: false,
                 allow_reentrant: false,
             },
-            deadline: None,
+            deadline,
             has_waited: false,
             is_taken_over: false,
             caller: (),
+        }
+    }
+
+    /// Carries out the attempt that is ordered.
+    fn make_attempt(lock: &mut Lock<()>, paths: &LockPaths) {
+        let Some(Order::Try(claim, approach)) = lock.orders().pop_front() else {
+            panic!("no attempt")
         };
+        let attempted = guarded(paths, || protocol::attempt(paths, &claim, approach));
+        lock.tried(os::now(), attempted);
+    }
+
+    #[test]
+    fn a_wait_that_nobody_wanted_for_a_while_is_looked_after_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let session_file = folder.path().join("chat.jsonl");
+        let paths = LockPaths::resolve(&session_file).unwrap();
+        let [mut holder, mut contender] = [(); 2].map(|()| Lock::new(paths.clone(), true));
+        holder.acquire(os::now(), waiter(1, &session_file, None));
+        make_attempt(&mut holder, &paths);
+        let gives_up_at = os::now() + Duration::from_millis(100);
+        contender.acquire(os::now(), waiter(2, &session_file, Some(gives_up_at)));
+        make_attempt(&mut contender, &paths);
+        // Its thread blocks, and stays: nobody carries these orders out.
+        contender.time(gives_up_at);
+        assert!(matches!(contender.orders().pop_back(), Some(Order::EndWait(_))));
+        assert_eq!(contender.alarm(), None);
+        let later = gives_up_at + Duration::from_mins(1);
+        contender.acquire(later, waiter(3, &session_file, None));
+        let alarm = contender.alarm().expect("a look");
+        assert!(alarm > later, "an alarm that has rung already rings no more");
+        contender.time(alarm);
+        assert!(matches!(contender.orders().pop_back(), Some(Order::LookPast(..))));
+    }
+
+    #[test]
+    fn a_panic_in_a_step_costs_one_acquire_and_the_next_gets_the_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let session_file = folder.path().join("chat.jsonl");
+        let paths = LockPaths::resolve(&session_file).unwrap();
         let mut lock = Lock::new(paths.clone(), true);
-        lock.acquire(os::now(), waiter(1));
-        lock.acquire(os::now(), waiter(2));
+        lock.acquire(os::now(), waiter(1, &session_file, None));
+        lock.acquire(os::now(), waiter(2, &session_file, None));
         let Some(Order::Try(..)) = lock.orders().pop_front() else { panic!("no attempt") };
         let broken = guarded(&paths, || panic!("forced by a test"));
         lock.tried(os::now(), broken);

@@ -268,13 +268,14 @@ impl<C> Lock<C> {
         last_look.map_or(now + after, |last_look| last_look.min(now + after))
     }
 
-    /// Somebody with less time may have joined those who wait.
+    /// Before a waiter joins, which may have less time than those who wait; or nobody has waited for a while.
     pub(super) fn check_in_time(&mut self, now: Instant) {
         let next_check = self.next_check(now, SAFETY_NET);
+        let is_first = self.waiters.is_empty();
         if let Stage::Blocked(blocked) = &mut self.stage
             && let Some(check_at) = &mut blocked.check_at
         {
-            *check_at = next_check.min(*check_at);
+            *check_at = if is_first { next_check } else { next_check.min(*check_at) };
         }
     }
 
