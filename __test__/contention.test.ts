@@ -565,13 +565,18 @@ eventTest("a waiter of another process is woken by the release, and by no timer 
   await holder.acquire({ sessionFile });
   await waiter.run(({ lock, kept, require }, sessionFile) => {
     const { wakeUps } = require("../../native.js");
-    const before = wakeUps().timers;
-    const timers = lock.lock(sessionFile).then((held: any) => held.release().then(() => wakeUps().timers - before));
-    kept.set("timers", timers);
+    const before = wakeUps();
+    const woken = async () => {
+      const held = await lock.lock(sessionFile);
+      const after = wakeUps();
+      await held.release();
+      return { events: after.events - before.events, timers: after.timers - before.timers };
+    };
+    kept.set("woken", woken());
   }, sessionFile);
   await delay(300); // who looks by time does so within 32 ms
   await holder.release(sessionFile);
-  expect(await waiter.run(({ kept }) => kept.get("timers"))).toBe(0);
+  expect(await waiter.run(({ kept }) => kept.get("woken"))).toEqual({ events: 1, timers: 0 });
 });
 
 test("the error at the deadline says who was waited for", async () => {

@@ -53,8 +53,8 @@ pub use system::trust::trust;
 pub use system::users::{flock_waiters, open_files, process_details};
 pub use system::{HAS_BYTE_LOCKS, IGNORES_CASE, WAIT_GIVES_FLOCK};
 pub use timers::{
-    Keeper, Timer, WakeUps, Watch, at, count_event, keep_timers, on_change, on_exit, on_touch,
-    wake_ups,
+    Keeper, Timer, WakeUps, Watch, at, count_event, count_timer, keep_timers, on_change, on_exit,
+    on_touch, wake_ups,
 };
 pub use workers::{Job, RunsOn, is_idle, run};
 

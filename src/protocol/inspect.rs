@@ -167,7 +167,7 @@ pub fn clear(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Cle
                 return Ok(Some(Clearing::Replaced { inspection, held, settles: true }));
             }
             Ok(Takeover::Lost) => continue,
-            Ok(Takeover::Occupied) => None,
+            Ok(Takeover::Occupied(cause)) => cause,
             Err(cause) => Some(cause),
         };
         let _ = unlock(paths.lock(), &dead); // as above

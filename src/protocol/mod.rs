@@ -151,9 +151,9 @@ pub fn attempt(paths: &LockPaths, claim: &Claim, approach: Approach) -> Result<A
                     Takeover::Unsettled(held) => {
                         return Ok(Attempt::TakenOver(held.by_turn(way.place())));
                     }
-                    Takeover::Occupied => {
+                    Takeover::Occupied(cause) => {
                         unlock(paths.lock(), &dead)?;
-                        return Ok(contended(Kind::Unclear(None), way.place()));
+                        return Ok(contended(Kind::Unclear(cause), way.place()));
                     }
                     Takeover::Lost => unlock(paths.lock(), &dead)?,
                 }

@@ -125,7 +125,7 @@ impl Obstacle {
         self.is_at_path(paths) && (facts.writer != os::Lease::Refused || is_proved())
     }
 
-    /// Blocks until the flock is ours. The [attempt](super::attempt) that follows uses it; closing the file
+    /// Blocks until the flock is ours, or may be free. The [attempt](super::attempt) that follows uses it; closing the file
     /// gives it back.
     ///
     /// # Errors

@@ -10,16 +10,15 @@ use std::time::Duration;
 use super::{Lock, QUIET, SAFETY_NET, Stage};
 use crate::error::{Context, Result};
 use crate::locks::order::Order;
-use crate::os::{Errno, Instant};
+use crate::os::{self, Errno, Instant};
 use crate::protocol::{Approach, Attempt, Awaited, LookPast, Obstacle, Place, ToldBy};
 
 /// A lock that is free for so long although processes queue for it is stuck: a hand-over takes less than a
 /// millisecond. A waiting process then makes an attempt past the queue.
 const STUCK_AFTER: Duration = Duration::from_millis(100);
 
-/// How long before its deadline a waiter begins to check whether its wait is stuck: two checks and an attempt take half
-/// of it.
-const LAST_LOOK: Duration = Duration::from_millis(500);
+/// How long before its deadline a waiter checks once more whether its wait is stuck: two checks, and an attempt.
+const LAST_LOOK: Duration = Duration::from_millis(250);
 
 /// The longest sleep where no event reports changes, in milliseconds, as a power of two.
 const LONGEST_BLIND: u32 = 5;
@@ -57,6 +56,7 @@ impl<C> Lock<C> {
             return; // can't happen: the stage stays `Blocked` while `is_trying`
         };
         blocked.is_trying = false;
+        blocked.was_free = false;
         blocked.check_at = Some(next_check);
         let ended = blocked.ended.take();
         match result {
@@ -89,7 +89,8 @@ impl<C> Lock<C> {
         self.thread_is_back(now, number, End::Turn(place, end));
     }
 
-    /// The result of [`Order::WaitForFlock`]: the flock is ours, or the thread could not block.
+    /// The result of [`Order::WaitForFlock`]: the flock is ours, another attempt has to be made, or the thread could not
+    /// block.
     pub fn flock_ended(
         &mut self,
         now: Instant,
@@ -200,6 +201,12 @@ impl<C> Lock<C> {
         if blocked.number != number {
             return; // this is another wait by now
         }
+        if look != LookPast::Same && !os::WAIT_GIVES_FLOCK {
+            // Nothing calls the thread back there, and nobody is passed by another attempt: there is no queue.
+            let awaited = blocked.awaited.take();
+            self.close(awaited);
+            return self.go_on();
+        }
         let was_free = std::mem::replace(&mut blocked.was_free, is_free);
         let is_stuck = is_free && was_free;
         if look == LookPast::Nameless {
@@ -263,19 +270,20 @@ impl<C> Lock<C> {
 
     /// When to check whether the wait is stuck: after so long, or in time for whoever gives up first.
     fn next_check(&self, now: Instant, after: Duration) -> Instant {
-        let last_look = self.first_deadline.and_then(|deadline| deadline.checked_sub(LAST_LOOK));
-        let last_look = last_look.map(|at| at.max(now + STUCK_AFTER));
-        last_look.map_or(now + after, |last_look| last_look.min(now + after))
+        let left = self.first_deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let last_look = left.and_then(|left| left.checked_sub(LAST_LOOK));
+        now + last_look.map_or(after, |last_look| last_look.max(STUCK_AFTER).min(after))
     }
 
-    /// Before a waiter joins, which may have less time than those who wait; or nobody has waited for a while.
+    /// Before a waiter joins. It may have less time than those who wait. If nobody does any more, the thread may wait on a
+    /// file that has lost its name meanwhile.
     pub(super) fn check_in_time(&mut self, now: Instant) {
         let next_check = self.next_check(now, SAFETY_NET);
         let is_first = self.waiters.is_empty();
         if let Stage::Blocked(blocked) = &mut self.stage
             && let Some(check_at) = &mut blocked.check_at
         {
-            *check_at = if is_first { next_check } else { next_check.min(*check_at) };
+            *check_at = if is_first { now } else { next_check.min(*check_at) };
         }
     }
 
@@ -327,7 +335,7 @@ impl<C> Lock<C> {
                     self.rest();
                 }
             }
-            // The stage stays `Blocked` until the thread returns. That is soon, but on Windows. Then its place is left.
+            // The stage stays `Blocked` until the thread returns. That is soon, except on Windows. Then its place is left.
             Stage::Blocked(blocked) => {
                 blocked.is_over = true;
                 self.orders.push_back(Order::EndWait(self.number));

@@ -1,7 +1,7 @@
 //! What `/proc/self/mountinfo` says of a mount.
 //!
-//! Read as bytes: any user can mount something (FUSE), and of the names of that the kernel escapes white space, `#` and `\`, and
-//! nothing else. A name that is no text must not hide the other mounts.
+//! Read as bytes: any user can mount something (FUSE), and in such names the kernel escapes only white space, `#` and `\`. A
+//! name that is no text must not hide the other mounts.
 //!
 //! Sources: `proc_pid_mountinfo(5)`, `fs/proc_namespace.c`.
 

@@ -427,10 +427,18 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>> {
 /// Takes the exclusive lock, and the bell if nobody is just hearing it. `WOULDBLOCK`: another open file has the lock.
 pub fn flock(file: &File) -> Result<()> {
     lock(file, WITNESS, LOCKFILE_EXCLUSIVE_LOCK | LOCKFILE_FAIL_IMMEDIATELY)?;
-    // Without the bell those who wait look more often.
-    let _ = lock(file, BELL, LOCKFILE_EXCLUSIVE_LOCK | LOCKFILE_FAIL_IMMEDIATELY);
+    // Somebody may just hear it, or be about to give it back. Without the bell those who wait look by time.
+    for _ in 0..ASKED_FOR_BELL {
+        if lock(file, BELL, LOCKFILE_EXCLUSIVE_LOCK | LOCKFILE_FAIL_IMMEDIATELY).is_ok() {
+            break;
+        }
+        crate::os::yield_now();
+    }
     Ok(())
 }
+
+/// How often it is asked for.
+const ASKED_FOR_BELL: u32 = 3;
 
 /// Takes a shared lock. `WOULDBLOCK`: another open file has the exclusive one.
 pub fn flock_shared(file: &File) -> Result<()> {
@@ -444,16 +452,22 @@ pub fn flock_shared(file: &File) -> Result<()> {
 /// nobody's way.
 pub fn flock_wait(file: &File) -> Result<()> {
     match lock(file, BELL, LOCKFILE_FAIL_IMMEDIATELY) {
-        // Somebody has the lock without the bell, or has just given it back. Don't look all the time.
-        Ok(()) => crate::os::sleep(WITHOUT_BELL),
-        Err(Errno::WOULDBLOCK) => lock(file, BELL, 0)?,
+        // Somebody has the lock without the bell, or has just given both back. Don't look all the time.
+        Ok(()) => {
+            crate::os::sleep(WITHOUT_BELL);
+            crate::os::count_timer();
+        }
+        Err(Errno::WOULDBLOCK) => {
+            lock(file, BELL, 0)?;
+            crate::os::count_event();
+        }
         Err(errno) => return Err(errno),
     }
     unlock_byte(file, BELL)
 }
 
 /// How soon who waits looks again while there is no bell.
-const WITHOUT_BELL: Duration = Duration::from_millis(5);
+const WITHOUT_BELL: Duration = Duration::from_millis(10);
 
 fn lock(file: &File, byte: u64, mode: u32) -> Result<()> {
     let mut place = at(byte);
@@ -470,8 +484,9 @@ fn lock(file: &File, byte: u64, mode: u32) -> Result<()> {
 
 /// Gives the lock back, and then rings the bell.
 pub fn unlock(file: &File) -> Result<()> {
-    unlock_byte(file, WITNESS)?;
-    unlock_byte(file, BELL)
+    let given_back = unlock_byte(file, WITNESS);
+    let rung = unlock_byte(file, BELL);
+    given_back.and(rung)
 }
 
 fn unlock_byte(file: &File, byte: u64) -> Result<()> {

@@ -1,6 +1,5 @@
-//! A blocking call can't be ended here. `CancelSynchronousIo` is made for that, but waits itself until the call is over
-//! (some drivers never end one), and has no effect in Wine. So a thread whose wait nobody wants any more goes on to wait,
-//! until the holder releases.
+//! A blocking call is not ended here. `CancelSynchronousIo` would do that, but has no effect in Wine, so it could not be
+//! tried; and mono had hangs in it. A thread whose wait nobody wants any more goes on waiting until the holder releases.
 
 /// A thread that blocks.
 #[derive(Debug, Clone, Copy)]
