@@ -33,15 +33,18 @@ const { values: options } = parseArgs({
   },
 });
 
+const notes = fileURLToPath(new URL("storm/notes.cjs", import.meta.url));
 const self = fileURLToPath(import.meta.url);
 
 async function storm(folder) {
   const random = chance(Number(options.seed));
   let slots = 0;
   const start = () => {
-    const plan = { folder, sessions: 1, tasks: 2, workers: 1, slot: slots, seed: Number(options.seed) * 10_000 + slots };
+    // One task alone is idle now and then, and gives up the waits of its process.
+    const size = random.one(3) ? { tasks: 1, workers: 0 } : { tasks: 2, workers: 1 };
+    const plan = { folder, sessions: 1, ...size, restMs: 60, wanted: false, slot: slots, seed: Number(options.seed) * 10_000 + slots };
     slots += 2;
-    return startActor(plan);
+    return startActor(plan, { ...process.env, NODE_OPTIONS: `--require ${JSON.stringify(notes)}`, STORM_NOTES: `${folder}/0.jsonl.lock` });
   };
   const actors = Array.from({ length: PROCESSES }, start);
   const end = performance.now() + Number(options.seconds) * 1_000;
@@ -58,10 +61,10 @@ async function storm(folder) {
 
 function explain(folder) {
   const trace = `${folder}/trace`;
-  mkdirSync(`${folder}/session`);
+  mkdirSync(`${folder}/session/no-lock.lock`, { recursive: true }); // for notes.cjs
   writeFileSync(`${folder}/session/tally`, "");
   createWitness(`${folder}/session/0.witness`);
-  const strace = ["-f", "-q", "-v", "-s", "600", "-e", "trace=file,desc,kill,exit_group,clone,clone3,fork,vfork", "-o", trace];
+  const strace = ["-f", "-q", "-v", "-s", "600", "-ttt", "-e", "trace=file,desc,kill,exit_group,clone,clone3,fork,vfork", "-o", trace];
   const { status, error } = spawnSync(
     "strace",
     [...strace, process.execPath, self, "--folder", `${folder}/session`, "--seconds", options.seconds, "--seed", options.seed],

@@ -16,7 +16,10 @@ import { NameWitness } from "./name-witness.mjs";
 import { Tally } from "./tally.mjs";
 import { Witness } from "../../benches/witness.mjs";
 
-/** `{ folder, sessions, slot, seed, tasks, workers, names }`; `names`: whether the kernel is a witness, too. */
+/**
+ * `{ folder, sessions, slot, seed, tasks, workers, names, restMs, wanted }`; `names`: whether the kernel is a witness,
+ * too; `restMs`: how long a rest takes at most; `wanted`: `false`: nobody asks for `lock.wanted`.
+ */
 const plan = workerData ?? JSON.parse(process.argv[2]);
 const { folder, sessions, slot, seed } = plan;
 
@@ -93,12 +96,14 @@ const WAYS = [
   },
 ];
 
+const ways = plan.wanted === false ? WAYS.slice(0, -1) : WAYS;
+
 async function run(task) {
   const random = chance(seed * 1_000 + task);
   const its = witnesses(task);
   while (!isOver) {
     const session = random.below(sessions);
-    const way = random.one(2) ? WAYS[0] : random.of(WAYS);
+    const way = random.one(2) ? WAYS[0] : random.of(ways);
     try {
       await way(random, its[session], files[session]);
     } catch (error) {
@@ -109,7 +114,7 @@ async function run(task) {
       }
     }
     if (random.one(50)) {
-      await delay(random.below(10));
+      await delay(random.below(plan.restMs ?? 10));
     }
   }
 }

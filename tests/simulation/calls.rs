@@ -8,6 +8,9 @@ pub type Ino = u8;
 /// A descriptor, as its process numbers it.
 pub type Fd = u8;
 
+/// The number of a byte in a queue file. A simulated file has few; a real one, in a trace, has more.
+pub type Byte = u16;
+
 /// The names that matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Name {
@@ -67,15 +70,15 @@ pub enum Call {
     FlockWait(Fd),
     Unlock(Fd),
     /// An exclusive lock on one byte.
-    ByteLock(Fd, u8),
+    ByteLock(Fd, Byte),
     /// On all bytes.
     ByteLockAll(Fd),
     /// A shared lock on a byte, waited for.
-    ByteWait(Fd, u8),
+    ByteWait(Fd, Byte),
     ByteUnlock(Fd),
     /// `F_OFD_GETLK`: an exclusive lock of another open file on a byte from the one on and before the
     /// other, and where that lock begins.
-    ByteAsk(Fd, u8, u8),
+    ByteAsk(Fd, Byte, Byte),
     /// `F_SETLEASE`; the flag: `F_WRLCK` rather than `F_RDLCK`.
     SetLease(Fd, bool),
     EndLease(Fd),
@@ -124,7 +127,7 @@ pub enum Answer {
     Status(Stat),
     Is(bool),
     /// Where a lock begins.
-    Byte(Option<u8>),
+    Byte(Option<Byte>),
     /// A pause is over; `false`: give up.
     Go(bool),
     Finished,

@@ -6,7 +6,7 @@
 //! Sources for what a call does: the man pages that `src/os/linux/files.rs` lists, and fs/locks.c.
 //! `conformance.rs` compares this file with the real kernel.
 
-pub use crate::calls::{Answer, Call, DEAD, Fd, Ino, Name, Pause, Stat, Text};
+pub use crate::calls::{Answer, Byte, Call, DEAD, Fd, Ino, Name, Pause, Stat, Text};
 use crate::os::{Errno, Trust};
 
 pub const PROCESSES: usize = 3;
@@ -79,7 +79,7 @@ impl Open {
 }
 
 /// There are 32 here. As an end: all of them.
-pub const ALL_BYTES: u8 = 32;
+pub const ALL_BYTES: Byte = 32;
 
 /// What kind of file system it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

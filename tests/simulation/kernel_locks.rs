@@ -1,6 +1,6 @@
 //! What the kernel keeps for open files: flocks, locks of bytes, leases.
 
-use crate::kernel::{ALL_BYTES, Answer, Fd, Held, Kernel, PROCESSES};
+use crate::kernel::{ALL_BYTES, Answer, Byte, Fd, Held, Kernel, PROCESSES};
 use crate::os::{Errno, Trust};
 
 type Result<T> = std::result::Result<T, Errno>;
@@ -93,15 +93,15 @@ impl Kernel {
     }
 
     /// The lowest one. A lock on all bytes begins at the first, wherever the question begins.
-    pub fn locked_byte(&self, p: usize, fd: Fd, from: u8, end: u8) -> Option<u8> {
+    pub fn locked_byte(&self, p: usize, fd: Fd, from: Byte, end: Byte) -> Option<Byte> {
         let asked = u32::MAX.checked_shl(from.into()).unwrap_or(0)
-            & u32::MAX.checked_shr((ALL_BYTES - end.min(ALL_BYTES)).into()).unwrap_or(0);
+            & u32::MAX.checked_shr(u32::from(ALL_BYTES - end.min(ALL_BYTES))).unwrap_or(0);
         let ino = self.open_file(p, fd).ino;
         let found = self.others(p, fd, ino).map(|open| open.exclusive_bytes);
         let first =
             |bytes: u32| if bytes == u32::MAX { 0 } else { (bytes & asked).trailing_zeros() };
         let first = found.filter(|bytes| bytes & asked != 0).map(first).min();
-        first.and_then(|byte| u8::try_from(byte).ok())
+        first.and_then(|byte| Byte::try_from(byte).ok())
     }
 
     /// fs/locks.c, `check_conflicting_open` and `generic_add_lease`.

@@ -77,7 +77,7 @@ pub struct JobStand {
 }
 
 /// One order, or one wait on a thread of its own.
-enum Unit {
+pub enum Unit {
     Order(Order<()>),
     Turn(u64, protocol::Place),
     Flock(u64, protocol::Obstacle),
@@ -143,7 +143,7 @@ impl Machine {
         let unit = job.unit.take().expect("an order that is carried out");
         let answers = std::mem::take(&mut job.answers);
         let report = replay::run_to_end(answers, move || unit.run());
-        self.note(report);
+        report.tell(&mut self.lock, self.now);
         job.todo.extend(self.lock.orders());
         self.jobs[number] = Some(job);
         self.start(number);
@@ -233,22 +233,6 @@ impl Machine {
         }
     }
 
-    /// Reports what came of an order.
-    fn note(&mut self, report: Report) {
-        let (lock, now) = (&mut self.lock, self.now);
-        match report {
-            Report::Nothing => {}
-            Report::Tried(result) => lock.tried(now, result),
-            Report::TriedPast(result) => lock.tried_past(now, result),
-            Report::Looked(number, seen) => lock.looked(now, number, seen),
-            Report::Checked(held, is_ours) => lock.path_checked(now, &held, is_ours),
-            Report::Released(place) => lock.released(now, place),
-            Report::Watched(obstacle) => lock.watched(now, obstacle, false, true),
-            Report::Turn(number, place, end) => lock.turn_ended(now, number, place, end),
-            Report::Flock(number, obstacle, end) => lock.flock_ended(now, number, obstacle, end),
-        }
-    }
-
     // --- Where it stands ------------------------------------------------------------------------
 
     fn stand(mut self) -> Stand {
@@ -325,7 +309,7 @@ impl Job {
 }
 
 /// What came of an order.
-enum Report {
+pub enum Report {
     Nothing,
     Tried(crate::error::Result<protocol::Attempt>),
     TriedPast(crate::error::Result<protocol::Attempt>),
@@ -337,6 +321,23 @@ enum Report {
     Flock(u64, protocol::Obstacle, os::Result<()>),
 }
 
+impl Report {
+    /// Tells the lock.
+    pub fn tell(self, lock: &mut Lock<()>, now: Instant) {
+        match self {
+            Self::Nothing => {}
+            Self::Tried(result) => lock.tried(now, result),
+            Self::TriedPast(result) => lock.tried_past(now, result),
+            Self::Looked(number, seen) => lock.looked(now, number, seen),
+            Self::Checked(held, is_ours) => lock.path_checked(now, &held, is_ours),
+            Self::Released(place) => lock.released(now, place),
+            Self::Watched(obstacle) => lock.watched(now, obstacle, false, true),
+            Self::Turn(number, place, end) => lock.turn_ended(now, number, place, end),
+            Self::Flock(number, obstacle, end) => lock.flock_ended(now, number, obstacle, end),
+        }
+    }
+}
+
 impl Unit {
     fn is_stopped(&self, ended_wait: u64) -> bool {
         match self {
@@ -345,7 +346,7 @@ impl Unit {
         }
     }
 
-    fn run(self) -> Report {
+    pub fn run(self) -> Report {
         match self {
             Self::Turn(number, mut place) => {
                 place.prepare();

@@ -14,6 +14,8 @@ mod explore;
 mod faults;
 mod kernel;
 mod kernel_locks;
+#[cfg(target_os = "linux")]
+mod log;
 mod machine;
 mod os;
 mod replay;

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::kernel::{ALL_BYTES, Answer, Call, Fd, Name, Stat};
+use crate::kernel::{ALL_BYTES, Answer, Byte, Call, Fd, Name, Stat};
 use crate::replay::{self, call, canonical, note_change};
 use crate::texts::{bytes_of, text_of};
 
@@ -390,16 +390,16 @@ pub fn locked_byte(file: &File, from: u64, end: u64) -> Result<Option<u64>> {
     if from >= end {
         return Ok(None);
     }
-    let end = if end == u64::MAX { ALL_BYTES } else { small(end) };
+    let end = if end == u64::MAX { Byte::MAX } else { small(end) };
     match call(Call::ByteAsk(file.fd(), small(from), end)) {
         Answer::Byte(byte) => Ok(byte.map(u64::from)),
         other => Err(done(other).expect_err("a byte")),
     }
 }
 
-fn small(byte: u64) -> u8 {
-    let byte = u8::try_from(byte).expect("fewer bytes than that");
-    assert!(byte < ALL_BYTES, "more bytes than the simulation has");
+fn small(byte: u64) -> Byte {
+    let byte = Byte::try_from(byte).expect("fewer bytes than that");
+    assert!(byte < ALL_BYTES || replay::follows(), "more bytes than the simulation has");
     byte
 }
 

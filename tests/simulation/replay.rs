@@ -10,9 +10,14 @@ use std::fmt::{Debug, Write};
 use crate::kernel::{Answer, Call, Fd, Pause, Stat};
 use crate::os::{Instant, Trust};
 
+/// Gives the answer to a call; `None`: the run ends here.
+type Answerer = Box<dyn FnMut(Call) -> Option<Answer>>;
+
 /// What a run is told, and what it tells.
 #[derive(Default)]
 pub struct Run {
+    /// Instead of a history.
+    answerer: Option<Answerer>,
     history: Vec<Answer>,
     used: usize,
     trust: Trust,
@@ -101,6 +106,27 @@ pub fn run_to_call<T>(answers: Vec<Answer>, job: impl FnOnce() -> T) -> (Vec<Cal
     })
 }
 
+/// Runs something whose calls are answered one by one. `None`: it came to a call without an answer.
+#[cfg(target_os = "linux")]
+pub fn follow<T>(
+    answerer: impl FnMut(Call) -> Option<Answer> + 'static,
+    job: impl FnOnce() -> T,
+) -> Option<T> {
+    RUN.with_borrow_mut(|run| run.answerer = Some(Box::new(answerer)));
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+    RUN.with_borrow_mut(|run| run.answerer = None);
+    match ended {
+        Ok(report) => Some(report),
+        Err(payload) if payload.is::<Stopped>() => None,
+        Err(payload) => std::panic::resume_unwind(payload),
+    }
+}
+
+/// Whether the calls are those of a log.
+pub fn follows() -> bool {
+    RUN.with_borrow(|run| run.answerer.is_some())
+}
+
 /// What was done with files outside of any order.
 pub fn take_changes() -> Vec<Call> {
     RUN.with_borrow_mut(|run| std::mem::take(&mut run.changes))
@@ -108,6 +134,9 @@ pub fn take_changes() -> Vec<Call> {
 
 pub fn call(call: Call) -> Answer {
     let answer = RUN.with_borrow_mut(|run| {
+        if let Some(answerer) = &mut run.answerer {
+            return answerer(call);
+        }
         let answer = run.history.get(run.used).copied();
         if answer.is_some() {
             run.used += 1;

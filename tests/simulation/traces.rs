@@ -1,43 +1,17 @@
 //! What real processes asked of the real kernel, explained by the simulated one.
 //!
 //! `scripts/traces.mjs` runs a small storm under strace, and writes a line for each call on the lock's files
-//! (`scripts/storm/calls.mjs` has the format). A line says between which two moments the call took effect, not
-//! when. So this looks for an order of all calls, each between its two moments, in which the simulated
+//! ([`log`](crate::log)). A line says between which two moments the call took effect, not when. So this looks for an order of all calls, each between its two moments, in which the simulated
 //! kernel gives every answer that the real one gave. If there is none, the simulation doesn't know the kernel.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::cast::EXT4;
-use crate::kernel::{Answer, Call, Fd, INODES, Ino, Kernel, Name, Text};
+use crate::kernel::{Answer, Byte, Call, Fd, INODES, Ino, Kernel, Name, Text};
+use crate::log::{self, Line};
 use crate::os::Errno;
 use crate::record::DeclaredWitness;
-
-/// A call, as the log has it.
-struct Traced {
-    begin: u32,
-    end: u32,
-    process: usize,
-    words: Vec<String>,
-    /// `None`: its process was killed in it, so it took effect or not.
-    answer: Option<String>,
-}
-
-fn parse(text: &str) -> Vec<Traced> {
-    let line = |line: &str| {
-        let (call, answer) = line.rsplit_once(" = ").expect("an answer");
-        let mut words = call.split(' ').map(str::to_owned);
-        let mut number = || words.next().and_then(|word| word.parse().ok()).expect("a number");
-        Traced {
-            begin: number(),
-            end: number(),
-            process: number() as usize,
-            words: words.collect(),
-            answer: (answer != "?").then(|| answer.to_owned()),
-        }
-    };
-    text.lines().map(line).collect()
-}
 
 /// The simulated kernel, and what leads from the log's names to its own.
 #[derive(Clone, Hash)]
@@ -61,9 +35,9 @@ impl State {
     }
 
     /// Makes a call, and compares the answers.
-    fn explain(&mut self, traced: &Traced, tokens: &HashMap<String, u8>) -> Result<(), Refuted> {
-        let (p, answer) = (traced.process, traced.answer.as_deref());
-        let word = |place: usize| traced.words[place].as_str();
+    fn explain(&mut self, line: &Line, tokens: &HashMap<String, u8>) -> Result<(), Refuted> {
+        let (p, answer) = (line.process, line.answer.as_deref());
+        let word = |place: usize| line.words[place].as_str();
         let own_fd = |state: &Self| {
             let fd = word(1).parse().ok();
             let file = state.files.iter().find(|file| file.0 == p && Some(file.1) == fd);
@@ -223,7 +197,7 @@ impl State {
     }
 
     /// The simulation's number of a byte. Moves the first one up if there is need.
-    fn byte(&mut self, p: usize, fd: Fd, word: &str) -> Result<u8, Refuted> {
+    fn byte(&mut self, p: usize, fd: Fd, word: &str) -> Result<Byte, Refuted> {
         let real: u64 = word.parse().expect("a byte");
         let ino = self.kernel.open_file(p, fd).ino;
         let opens = self.kernel.processes.iter_mut().flat_map(|process| &mut process.fds);
@@ -246,11 +220,11 @@ impl State {
             *mask = u32::try_from(all).unwrap_or(0);
         }
         *first_byte = lowest;
-        Ok(u8::try_from(real - lowest).unwrap_or(0))
+        Ok(Byte::try_from(real - lowest).unwrap_or(0))
     }
 }
 
-fn name(word: &str) -> Name {
+pub fn name(word: &str) -> Name {
     match word {
         "lock" => Name::Lock,
         "queue" => Name::Queue,
@@ -265,19 +239,25 @@ fn text(word: &str, tokens: &HashMap<String, u8>) -> Text {
     tokens.get(word).map_or(Text::Torn, |&token| Text::Ours { who: 0, token, promises })
 }
 
-fn errno_named(name: &str) -> Option<Errno> {
+/// Not what is written down for other reasons.
+fn is_of_the_kernel(line: &Line) -> bool {
+    let is_call = !matches!(line.words[0].as_str(), "note" | "resolve" | "wake");
+    is_call && line.answer.as_deref() != Some("EINTR")
+}
+
+pub fn errno_named(name: &str) -> Option<Errno> {
     (1..200).map(Errno::from_raw).find(|errno| errno.name() == Some(name))
 }
 
 /// The simulation's numbers of the records. They repeat, long after a record has gone.
-fn tokens(calls: &[Traced]) -> HashMap<String, u8> {
+fn tokens(calls: &[Line]) -> HashMap<String, u8> {
     let written = calls.iter().filter(|call| call.words[0] == "write").map(|call| &call.words[2]);
     let records = written.filter(|word| *word != "torn").enumerate();
     records.map(|(at, word)| (word.clone(), u8::try_from(at % 251).unwrap_or(0))).collect()
 }
 
 /// An order that explains all calls, or how far one gets.
-fn explain(calls: &[Traced]) -> Result<usize, String> {
+fn explain(calls: &[Line]) -> Result<usize, String> {
     struct Node {
         state: State,
         done: Vec<usize>,
@@ -309,7 +289,7 @@ fn explain(calls: &[Traced]) -> Result<usize, String> {
         found.retain(|&at| calls[at].begin <= limit);
         found.sort_by_key(|&at| std::cmp::Reverse(calls[at].end));
         let ending = found.iter().map(|&at| &calls[at]).filter(|call| call.words[0] == "end");
-        let closes = ending.flat_map(|Traced { process, .. }| {
+        let closes = ending.flat_map(|Line { process, .. }| {
             let fds = (0..).zip(state.kernel.processes[*process].fds);
             fds.filter(|(_, open)| open.ino != 0).map(|(fd, _)| Next::Close(*process, fd))
         });
@@ -349,7 +329,7 @@ fn explain(calls: &[Traced]) -> Result<usize, String> {
                     why.clear();
                 }
                 furthest = node.first;
-                let Traced { begin, end, process, words, answer } = &calls[at];
+                let Line { begin, end, process, words, answer, .. } = &calls[at];
                 let call = words.join(" ");
                 why.push(format!("{begin} {end} {process}: {call} = {answer:?}: {refuted}"));
             }
@@ -394,8 +374,8 @@ fn fingerprint(first: usize, done: &[usize], state: &State) -> u64 {
 #[test]
 #[ignore = "scripts/traces.mjs runs it, with a trace"]
 fn a_trace_of_real_processes_is_a_path_of_the_simulated_kernel() {
-    let path = std::env::var("SIMULATION_TRACE").expect("the path of a trace");
-    let mut calls = parse(&std::fs::read_to_string(path).unwrap());
+    let mut calls = log::read();
+    calls.retain(is_of_the_kernel);
     match explain(&calls) {
         Ok(steps) => println!("{} calls explained, {steps} tried", calls.len()),
         Err(why) => panic!("{why}"),
@@ -409,7 +389,7 @@ fn a_trace_of_real_processes_is_a_path_of_the_simulated_kernel() {
         ("status-at", "ENOENT", "7:1:250:false"),
     ] {
         // Some may be explained by chance: a lock that came free in that moment.
-        let is_it = |it: &Traced| it.words[0] == call && it.answer.as_deref() == Some(from);
+        let is_it = |it: &Line| it.words[0] == call && it.answer.as_deref() == Some(from);
         let places = (0..calls.len()).filter(|&at| is_it(&calls[at])).take(10).collect::<Vec<_>>();
         let is_there = !places.is_empty();
         let is_refuted = places.into_iter().any(|at| {
