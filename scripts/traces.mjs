@@ -1,7 +1,8 @@
 /**
  * `npm run test:traces`: a short storm of three processes on one session, with strace on all of them. What it saw is
  * given to the simulated kernel, which must explain every call: its answer, and when it can have been given
- * (tests/simulation/traces.rs).
+ * (tests/simulation/traces.rs). And it is given to the state machine, which must ask for every call
+ * (tests/simulation/paths.rs).
  *
  * `--seconds 5`, `--seed 1`, `--write FILE`: keep the calls.
  */
@@ -75,7 +76,7 @@ function explain(folder) {
   }
   const calls = options.write ? path.resolve(options.write) : `${folder}/calls`;
   writeFileSync(calls, readCalls(trace, `${folder}/session/0.jsonl`, PROCESSES));
-  const args = ["test", "--quiet", "--profile", "simulation", "--test", "simulation", "--", "traces::", "--ignored", "--nocapture"];
+  const args = ["test", "--quiet", "--profile", "simulation", "--test", "simulation", "--", "traces::", "paths::", "--ignored", "--nocapture"];
   return spawnSync("cargo", args, { cwd: root, stdio: "inherit", env: { ...process.env, SIMULATION_TRACE: calls } }).status;
 }
 

@@ -18,6 +18,8 @@ mod kernel_locks;
 mod log;
 mod machine;
 mod os;
+#[cfg(target_os = "linux")]
+mod paths;
 mod replay;
 mod request;
 mod rules;
