@@ -504,6 +504,33 @@ mod tests {
     }
 
     #[test]
+    fn each_waiter_has_a_look_before_its_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let session_file = folder.path().join("chat.jsonl");
+        let paths = LockPaths::resolve(&session_file).unwrap();
+        let [mut holder, mut contender] = [(); 2].map(|()| Lock::new(paths.clone(), true));
+        holder.acquire(os::now(), waiter(1, &session_file, None));
+        make_attempt(&mut holder, &paths);
+        let (now, second) = (os::now(), Duration::from_secs(1));
+        let deadlines = [now + second, now + second * 2];
+        for (number, deadline) in (2..).zip(deadlines) {
+            contender.acquire(now, waiter(number, &session_file, Some(deadline)));
+        }
+        make_attempt(&mut contender, &paths);
+        for deadline in deadlines {
+            let looks_at = contender.alarm().expect("a look");
+            assert_eq!(deadline.saturating_duration_since(looks_at), second / 4);
+            contender.time(looks_at);
+            let Some(Order::LookPast(number, ..)) = contender.orders().pop_back() else {
+                panic!("no look")
+            };
+            contender.looked(looks_at, number, LookPast::Same);
+            assert_eq!(contender.alarm(), Some(deadline));
+            contender.time(deadline);
+        }
+    }
+
+    #[test]
     fn a_panic_in_a_step_costs_one_acquire_and_the_next_gets_the_lock() {
         let folder = tempfile::tempdir().unwrap();
         let session_file = folder.path().join("chat.jsonl");

@@ -194,7 +194,7 @@ impl<C> Lock<C> {
             }
         } else {
             waiter.has_waited |= !matches!(self.stage, Stage::Idle);
-            self.check_in_time(now);
+            self.check_in_time(now, waiter.deadline);
         }
         self.waiters.push_back(waiter);
         if matches!(self.stage, Stage::Idle) {

@@ -60,14 +60,17 @@ pub fn take_over(
     let replaced = match names(paths.lock(), dead, None) {
         Ok(true) if dead.trust == Trust::Flocks => remove_and_link(paths, &held),
         Ok(true) => exchange(paths, dead),
-        Ok(false) => Ok(Replaced::No),
+        Ok(false) => Ok(false),
         Err(error) => Err(error),
     };
-    let is_replaced = matches!(replaced, Ok(Replaced::Yes));
+    let is_replaced = matches!(replaced, Ok(true));
     if !is_replaced {
         discard(&paths.temporary(), &held.file);
-        if let Replaced::Kept(cause) = replaced? {
-            return Ok(Takeover::Occupied(Some(cause)));
+        match replaced {
+            Err(cause @ Error::System { errno: Errno::BUSY, .. }) => {
+                return Ok(Takeover::Occupied(Some(cause)));
+            }
+            replaced => _ = replaced?,
         }
     }
     // Where flocks prove nothing, another contender may have used the temporary's name meanwhile, so that one
@@ -84,16 +87,6 @@ pub fn take_over(
             Err(error)
         }
     }
-}
-
-/// Whether the dead file was replaced.
-enum Replaced {
-    /// Our file is at the path, perhaps.
-    Yes,
-    /// The path names another file by now, or none.
-    No,
-    /// Another program has the dead file open, and lets nobody remove it.
-    Kept(Error),
 }
 
 /// Whether the file is older than that by the file system's own clock, which has just given our new file its time. The
@@ -117,23 +110,24 @@ fn is_unread(dead: &LockFile) -> bool {
         && os::status_of(&dead.file).is_ok_and(|status| !status.was_read)
 }
 
-/// Exchanges the temporary and the lock file, and exchanges back if the path did not name `dead`.
-fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<Replaced> {
+/// Exchanges the temporary and the lock file, and exchanges back if the path did not name `dead`. `false`: the
+/// path names another file.
+fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
     match os::exchange(&paths.temporary(), paths.lock()) {
         Ok(()) => {}
-        Err(Errno::NOENT) => return Ok(Replaced::No), // an older process has removed the dead lock
+        Err(Errno::NOENT) => return Ok(false), // an older process has removed the dead lock
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => return replace(paths, dead),
         Err(errno) => return Err(errno).during("rename", paths.lock()),
     }
     // An error counts as another file: exchange back.
     if names(&paths.temporary(), dead, None).unwrap_or(false) {
         let _ = os::unlink(&paths.temporary()); // else the next takeover sweeps it
-        return Ok(Replaced::Yes);
+        return Ok(true);
     }
     // It is an older process's new lock: put it back. If the path is vacant by now, somebody has removed our
     // file there, and meant that lock: it is released, or as lost as without us.
     match os::exchange(&paths.temporary(), paths.lock()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(Replaced::No),
+        Ok(()) | Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(errno).during("rename", paths.lock()),
     }
 }
@@ -141,29 +135,27 @@ fn exchange(paths: &LockPaths, dead: &LockFile) -> Result<Replaced> {
 /// The same over NFS 4, by two calls. A rename is no single step there either: NFS first gives a file that is open another
 /// name (fs/nfs/dir.c, `nfs_rename`). In between, a program on the server, which does not see the flock of the dead file,
 /// can publish its lock; a rename would replace that lock, and `link` fails.
-fn remove_and_link(paths: &LockPaths, held: &HeldLock) -> Result<Replaced> {
+fn remove_and_link(paths: &LockPaths, held: &HeldLock) -> Result<bool> {
     remove(paths.lock())?;
     match os::link(&paths.temporary(), paths.lock()) {
         Ok(()) => {
             discard(&paths.temporary(), &held.file);
-            Ok(Replaced::Yes)
+            Ok(true)
         }
         // Another contender was faster, or this file system has no links: the next round publishes.
-        Err(errno) if errno == Errno::EXIST || has_no_links(errno) => Ok(Replaced::No),
+        Err(errno) if errno == Errno::EXIST || has_no_links(errno) => Ok(false),
         Err(errno) => Err(errno).during("link", paths.lock()),
     }
 }
 
-/// Moves the temporary over the lock file. `No` if the temporary is gone; where this takes two steps (on Windows, and
+/// Moves the temporary over the lock file. `false` if the temporary is gone; where this takes two steps (on Windows, and
 /// on NFS 3, which gives a file that is open another name first), also if the dead file is gone (`TXTBSY`), or another
-/// contender came between them.
-fn replace(paths: &LockPaths, dead: &LockFile) -> Result<Replaced> {
+/// contender came between them. `BUSY`: another program has the dead file open and lets nobody remove it, or it is being
+/// removed.
+fn replace(paths: &LockPaths, dead: &LockFile) -> Result<bool> {
     match os::replace(&paths.temporary(), paths.lock(), &dead.file) {
-        Ok(()) => Ok(Replaced::Yes),
-        Err(Errno::NOENT | Errno::EXIST | Errno::TXTBSY) => Ok(Replaced::No),
-        Err(errno) => match Err(errno).during("rename", paths.lock()) {
-            Err(cause) if errno == Errno::BUSY => Ok(Replaced::Kept(cause)),
-            answer => answer,
-        },
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT | Errno::EXIST | Errno::TXTBSY) => Ok(false),
+        Err(errno) => Err(errno).during("rename", paths.lock()),
     }
 }

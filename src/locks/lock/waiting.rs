@@ -20,6 +20,11 @@ const STUCK_AFTER: Duration = Duration::from_millis(100);
 /// How long before its deadline a waiter checks once more whether its wait is stuck: two checks, and an attempt.
 const LAST_LOOK: Duration = Duration::from_millis(250);
 
+/// `None`: it would be over already.
+fn last_look(now: Instant, deadline: Option<Instant>) -> Option<Instant> {
+    deadline?.checked_sub(LAST_LOOK).filter(|at| *at > now)
+}
+
 /// The longest sleep where no event reports changes, in milliseconds, as a power of two.
 const LONGEST_BLIND: u32 = 5;
 
@@ -204,6 +209,7 @@ impl<C> Lock<C> {
         if look != LookPast::Same && !os::WAIT_GIVES_FLOCK {
             // Nothing calls the thread back there, and nobody is passed by another attempt: there is no queue.
             let awaited = blocked.awaited.take();
+            self.orders.push_back(Order::EndWait(number)); // it may not have begun
             self.close(awaited);
             return self.go_on();
         }
@@ -270,20 +276,19 @@ impl<C> Lock<C> {
 
     /// When to check whether the wait is stuck: after so long, or in time for whoever gives up first.
     fn next_check(&self, now: Instant, after: Duration) -> Instant {
-        let left = self.first_deadline.map(|deadline| deadline.saturating_duration_since(now));
-        let last_look = left.and_then(|left| left.checked_sub(LAST_LOOK));
-        now + last_look.map_or(after, |last_look| last_look.max(STUCK_AFTER).min(after))
+        let last_looks = self.waiters.iter().filter_map(|waiter| last_look(now, waiter.deadline));
+        last_looks.min().map_or(now + after, |at| at.max(now + STUCK_AFTER).min(now + after))
     }
 
-    /// Before a waiter joins. It may have less time than those who wait. If nobody does any more, the thread may wait on a
-    /// file that has lost its name meanwhile.
-    pub(super) fn check_in_time(&mut self, now: Instant) {
-        let next_check = self.next_check(now, SAFETY_NET);
+    /// Before a waiter joins, which may have less time than those who wait. If nobody does any more, the thread may wait on
+    /// a file that has lost its name meanwhile.
+    pub(super) fn check_in_time(&mut self, now: Instant, deadline: Option<Instant>) {
         let is_first = self.waiters.is_empty();
         if let Stage::Blocked(blocked) = &mut self.stage
             && let Some(check_at) = &mut blocked.check_at
         {
-            *check_at = if is_first { now } else { next_check.min(*check_at) };
+            let in_time = last_look(now, deadline).map_or(*check_at, |at| at.min(*check_at));
+            *check_at = if is_first { now } else { in_time };
         }
     }
 

@@ -454,16 +454,18 @@ pub fn flock_wait(file: &File) -> Result<()> {
     match lock(file, BELL, LOCKFILE_FAIL_IMMEDIATELY) {
         // Somebody has the lock without the bell, or has just given both back. Don't look all the time.
         Ok(()) => {
+            unlock_byte(file, BELL)?;
             crate::os::sleep(WITHOUT_BELL);
             crate::os::count_timer();
+            Ok(())
         }
         Err(Errno::WOULDBLOCK) => {
             lock(file, BELL, 0)?;
             crate::os::count_event();
+            unlock_byte(file, BELL)
         }
-        Err(errno) => return Err(errno),
+        Err(errno) => Err(errno),
     }
-    unlock_byte(file, BELL)
 }
 
 /// How soon who waits looks again while there is no bell.
