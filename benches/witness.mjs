@@ -69,6 +69,9 @@ export class Witness {
 function isRunning(pid) {
   const PF_EXITING = 0x4; // include/linux/sched.h
   try {
+    if (process.platform === "win32") {
+      return process.kill(Number(pid), 0); // under Wine there is a /proc, and its numbers are the host's
+    }
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
     const [state, , , , , , flags] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
     return !"ZX".includes(state) && (Number(flags) & PF_EXITING) === 0;
