@@ -89,20 +89,22 @@ pub fn happen<T>(paths: &LockPaths, event: impl FnOnce(&mut Lock<Caller>, Instan
 /// The same for an event that the timers' thread brings. All deadlines depend on that thread, so orders that
 /// change the disk go to a worker: on a frozen file system they hang.
 pub fn happen_by_timer(paths: &LockPaths, event: impl FnOnce(&mut Lock<Caller>, Instant)) {
-    let ((), todo) = note(paths, |registry, now| event(&mut registry.entry(paths).lock, now));
+    happen_to_entry_by_timer(paths, |entry, now| event(&mut entry.lock, now));
+}
+
+fn happen_to_entry_by_timer(paths: &LockPaths, event: impl FnOnce(&mut Entry, Instant)) {
+    let ((), todo) = note(paths, |registry, now| event(registry.entry(paths), now));
     todo.carry_out_or_hand_over(paths, Todo::changes_the_disk);
 }
 
 /// The alarm rings, and can be set again, also for the same instant.
 fn ring(paths: &LockPaths, instant: Instant) {
-    let ((), todo) = note(paths, |registry, now| {
-        let entry = registry.entry(paths);
+    happen_to_entry_by_timer(paths, |entry, now| {
         if let Some((_, rung)) = entry.alarm.take_if(|(planned, _)| *planned == instant) {
             rung.detach();
         }
         entry.lock.time(now);
     });
-    todo.carry_out_or_hand_over(paths, Todo::changes_the_disk);
 }
 
 /// Passes an event to the lock, and carries the orders out before it returns.
@@ -471,6 +473,17 @@ mod tests {
         }
     }
 
+    /// A lock that somebody holds, and one that contends for it. The folder goes when it is dropped.
+    fn held_and_wanted() -> (tempfile::TempDir, LockPaths, [Lock<()>; 2]) {
+        let folder = tempfile::tempdir().unwrap();
+        let session_file = folder.path().join("chat.jsonl");
+        let paths = LockPaths::resolve(&session_file).unwrap();
+        let mut locks = [(); 2].map(|()| Lock::new(paths.clone(), true));
+        locks[0].acquire(os::now(), waiter(1, &session_file, None));
+        make_attempt(&mut locks[0], &paths);
+        (folder, paths, locks)
+    }
+
     /// Carries out the attempt that is ordered.
     fn make_attempt(lock: &mut Lock<()>, paths: &LockPaths) {
         let Some(Order::Try(claim, approach)) = lock.orders().pop_front() else {
@@ -482,12 +495,8 @@ mod tests {
 
     #[test]
     fn a_wait_that_nobody_wanted_for_a_while_is_looked_after_again() {
-        let folder = tempfile::tempdir().unwrap();
+        let (folder, paths, [_holder, mut contender]) = held_and_wanted();
         let session_file = folder.path().join("chat.jsonl");
-        let paths = LockPaths::resolve(&session_file).unwrap();
-        let [mut holder, mut contender] = [(); 2].map(|()| Lock::new(paths.clone(), true));
-        holder.acquire(os::now(), waiter(1, &session_file, None));
-        make_attempt(&mut holder, &paths);
         let gives_up_at = os::now() + Duration::from_millis(100);
         contender.acquire(os::now(), waiter(2, &session_file, Some(gives_up_at)));
         make_attempt(&mut contender, &paths);
@@ -505,12 +514,8 @@ mod tests {
 
     #[test]
     fn each_waiter_has_a_look_before_its_deadline() {
-        let folder = tempfile::tempdir().unwrap();
+        let (folder, paths, [_holder, mut contender]) = held_and_wanted();
         let session_file = folder.path().join("chat.jsonl");
-        let paths = LockPaths::resolve(&session_file).unwrap();
-        let [mut holder, mut contender] = [(); 2].map(|()| Lock::new(paths.clone(), true));
-        holder.acquire(os::now(), waiter(1, &session_file, None));
-        make_attempt(&mut holder, &paths);
         let (now, second) = (os::now(), Duration::from_secs(1));
         let deadlines = [now + second, now + second * 2];
         for (number, deadline) in (2..).zip(deadlines) {

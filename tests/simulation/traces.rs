@@ -8,9 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::cast::EXT4;
-use crate::kernel::{Answer, Byte, Call, Fd, INODES, Ino, Kernel, Name, Text};
-use crate::log::{self, Line};
-use crate::os::Errno;
+use crate::kernel::{Answer, Byte, Call, Fd, INODES, Ino, Kernel, Text};
+use crate::log::{self, Line, errno_named};
 use crate::record::DeclaredWitness;
 
 /// The simulated kernel, and what leads from the log's names to its own.
@@ -37,49 +36,28 @@ impl State {
     /// Makes a call, and compares the answers.
     fn explain(&mut self, line: &Line, tokens: &HashMap<String, u8>) -> Result<(), Refuted> {
         let (p, answer) = (line.process, line.answer.as_deref());
-        let word = |place: usize| line.words[place].as_str();
         let own_fd = |state: &Self| {
-            let fd = word(1).parse().ok();
+            let fd = line.word(1).parse().ok();
             let file = state.files.iter().find(|file| file.0 == p && Some(file.1) == fd);
-            file.map(|file| file.2).ok_or_else(|| format!("descriptor {} is not open", word(1)))
+            file.map(|file| file.2)
+                .ok_or_else(|| format!("descriptor {} is not open", line.word(1)))
         };
         self.kernel.processes[p].is_alive = true;
-        let call = match word(0) {
-            "end" => {
+        let call = match (line.word(0), line.call_on_names()) {
+            ("end", _) => {
                 self.kernel.end(p);
                 self.files.retain(|file| file.0 != p);
                 return Ok(());
             }
-            "open" => Call::Open(name(word(1))),
-            "create-or-open" => Call::CreateOrOpen(name(word(1))),
-            "create-new" => Call::CreateNew(name(word(1))),
-            "create-unnamed" => Call::CreateUnnamed,
-            "status-at" => Call::StatusAt(name(word(1))),
-            "unlink" => Call::Unlink(name(word(1))),
-            "link" => Call::Link(name(word(1)), name(word(2))),
-            "rename" => Call::Rename(name(word(1)), name(word(2))),
-            "exchange" => Call::Exchange(name(word(1)), name(word(2))),
-            "byte-ask" => return self.explain_question(p, own_fd(self)?, answer),
-            with_file => {
+            ("byte-ask", _) => return self.explain_question(p, own_fd(self)?, answer),
+            (_, Some(call)) => call,
+            (_, None) => {
                 let fd = own_fd(self)?;
-                match with_file {
-                    "reopen" => Call::Reopen(fd),
-                    "status-of" => Call::StatusOf(fd),
-                    "read" => Call::Read(fd),
-                    "write" => Call::Write(fd, text(word(2), tokens)),
-                    "forget-reads" => Call::ForgetReads(fd),
-                    "flock" | "flock-wait" => Call::Flock(fd),
-                    "flock-shared" => Call::FlockShared(fd),
-                    "unlock" => Call::Unlock(fd),
-                    "byte-lock" => Call::ByteLock(fd, self.byte(p, fd, word(2))?),
-                    "byte-wait" => Call::ByteWait(fd, self.byte(p, fd, word(2))?),
-                    "byte-lock-all" => Call::ByteLockAll(fd),
-                    "byte-unlock" => Call::ByteUnlock(fd),
-                    "link-unnamed" => Call::LinkUnnamed(fd, name(word(2))),
-                    "lease" => Call::SetLease(fd, word(2) == "exclusive"),
-                    "end-lease" => Call::EndLease(fd),
-                    "close" => Call::Close(fd),
-                    other => panic!("an unknown call: {other}"),
+                let on_a_byte = line.is_on_a_byte();
+                let byte = if on_a_byte { self.byte(p, fd, line.word(2))? } else { 0 };
+                match line.call_on_file(fd, byte, |word| text(word, tokens)) {
+                    Call::FlockWait(fd) => Call::Flock(fd), // it has its answer
+                    call => call,
                 }
             }
         };
@@ -224,16 +202,6 @@ impl State {
     }
 }
 
-pub fn name(word: &str) -> Name {
-    match word {
-        "lock" => Name::Lock,
-        "queue" => Name::Queue,
-        "temporary" => Name::Temporary,
-        "guard" => Name::Guard,
-        other => panic!("an unknown file: {other}"),
-    }
-}
-
 fn text(word: &str, tokens: &HashMap<String, u8>) -> Text {
     let promises = Some(DeclaredWitness::Flock);
     tokens.get(word).map_or(Text::Torn, |&token| Text::Ours { who: 0, token, promises })
@@ -243,10 +211,6 @@ fn text(word: &str, tokens: &HashMap<String, u8>) -> Text {
 fn is_of_the_kernel(line: &Line) -> bool {
     let is_call = !matches!(line.words[0].as_str(), "note" | "resolve" | "wake");
     is_call && line.answer.as_deref() != Some("EINTR")
-}
-
-pub fn errno_named(name: &str) -> Option<Errno> {
-    (1..200).map(Errno::from_raw).find(|errno| errno.name() == Some(name))
 }
 
 /// The simulation's numbers of the records. They repeat, long after a record has gone.

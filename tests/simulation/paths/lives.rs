@@ -7,9 +7,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
 use crate::calls::{Answer, Byte, Call, Fd, Stat, Text};
-use crate::log::Line;
+use crate::log::{Line, errno_named};
 use crate::record::DeclaredWitness;
-use crate::traces::{errno_named, name};
 
 /// One process.
 pub struct Life {
@@ -149,51 +148,32 @@ impl Names {
 
     /// `None`: nothing that is compared. The answer comes later.
     fn step(&mut self, line: &Line) -> Option<Step> {
-        let word = |place: usize| line.words[place].as_str();
-        let call = match word(0) {
-            "note" if word(1) == "begin" => return Some(Step::Begins(line.words[2..].to_vec())),
-            "note" => return Some(Step::Ends(word(2).to_owned())),
-            "resolve" => return Some(Step::Resolves),
-            "wake" => return Some(Step::Wakes),
-            "open" => Call::Open(name(word(1))),
-            "create-or-open" => Call::CreateOrOpen(name(word(1))),
-            "create-new" => Call::CreateNew(name(word(1))),
-            "create-unnamed" => Call::CreateUnnamed,
-            "status-at" => Call::StatusAt(name(word(1))),
-            "unlink" => Call::Unlink(name(word(1))),
-            "link" => Call::Link(name(word(1)), name(word(2))),
-            "rename" => Call::Rename(name(word(1)), name(word(2))),
-            "exchange" => Call::Exchange(name(word(1)), name(word(2))),
-            "close" => {
+        let call = match (line.word(0), line.call_on_names()) {
+            ("note", _) if line.word(1) == "begin" => {
+                return Some(Step::Begins(line.words[2..].to_vec()));
+            }
+            ("note", _) => return Some(Step::Ends(line.word(2).to_owned())),
+            ("resolve", _) => return Some(Step::Resolves),
+            ("wake", _) => return Some(Step::Wakes),
+            ("close", _) => {
                 // When a file is closed is not compared: its last owner may be on any thread.
-                self.free.extend(self.files.remove(&number(word(1))));
+                self.free.extend(self.files.remove(&number(line.word(1))));
                 return None;
             }
-            with_file => {
-                let fd = self.files.get(&number(word(1))).copied().unwrap_or(NO_FILE);
-                match with_file {
-                    "reopen" => Call::Reopen(fd),
-                    "status-of" => Call::StatusOf(fd),
-                    "read" => Call::Read(fd),
-                    "write" => Call::Write(fd, text(word(2), 0)),
-                    "forget-reads" => Call::ForgetReads(fd),
-                    "flock" => Call::Flock(fd),
-                    "flock-wait" => Call::FlockWait(fd),
-                    "flock-shared" => Call::FlockShared(fd),
-                    "unlock" => Call::Unlock(fd),
-                    "byte-lock" => Call::ByteLock(fd, number(word(2))),
-                    "byte-wait" => Call::ByteWait(fd, number(word(2))),
-                    "byte-lock-all" => Call::ByteLockAll(fd),
-                    "byte-unlock" => Call::ByteUnlock(fd),
-                    "byte-ask" => return Some(Step::Call(question(fd, line), Answer::Done)),
-                    "link-unnamed" => Call::LinkUnnamed(fd, name(word(2))),
-                    "lease" => Call::SetLease(fd, word(2) == "exclusive"),
-                    "end-lease" => Call::EndLease(fd),
-                    other => panic!("an unknown call: {other}"),
-                }
+            ("byte-ask", _) => {
+                return Some(Step::Call(question(self.fd(line), line), Answer::Done));
+            }
+            (_, Some(call)) => call,
+            (_, None) => {
+                let byte = if line.is_on_a_byte() { number(line.word(2)) } else { 0 };
+                line.call_on_file(self.fd(line), byte, |word| text(word, 0))
             }
         };
         Some(Step::Call(Asked::Call(call), Answer::Done))
+    }
+
+    fn fd(&self, line: &Line) -> Fd {
+        self.files.get(&number(line.word(1))).copied().unwrap_or(NO_FILE)
     }
 
     fn answer(&mut self, asked: &Asked, answer: &str) -> Answer {
