@@ -64,9 +64,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn new(paths: LockPaths) -> Self {
+    pub fn new(paths: LockPaths, last_wait: u64) -> Self {
         Self {
-            lock: Lock::new(paths, blocked::is_possible()),
+            lock: Lock::new(paths, blocked::is_possible(), last_wait),
             alarm: None,
             blocked: None,
             ended_wait: 0,
@@ -194,7 +194,7 @@ fn note<T>(paths: &LockPaths, event: impl FnOnce(&mut Registry, Instant) -> T) -
         }
         todo.timer = entry.plan_alarm(paths);
         if entry.lock.is_done() && todo.orders.is_empty() {
-            todo.garbage.extend(registry.locks.remove(paths));
+            todo.garbage.extend(registry.forget(paths));
         }
         (answer, todo)
     })
@@ -451,8 +451,18 @@ pub fn print_exceeded(paths: &LockPaths, exceeded: &Exceeded) {
 mod tests {
     use super::*;
     use crate::locks::{Environment, Request, Ticket};
+    use crate::os::Errno;
 
     fn waiter(number: u64, session_file: &Path, deadline: Option<Instant>) -> Waiter<()> {
+        waiter_of((), number, session_file, deadline)
+    }
+
+    fn waiter_of<C>(
+        caller: C,
+        number: u64,
+        session_file: &Path,
+        deadline: Option<Instant>,
+    ) -> Waiter<C> {
         Waiter {
             request: Request {
                 environment: Environment(number),
@@ -469,7 +479,7 @@ mod tests {
             deadline,
             has_waited: false,
             is_taken_over: false,
-            caller: (),
+            caller,
         }
     }
 
@@ -478,14 +488,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let session_file = folder.path().join("chat.jsonl");
         let paths = LockPaths::resolve(&session_file).unwrap();
-        let mut locks = [(); 2].map(|()| Lock::new(paths.clone(), true));
+        let mut locks = [(); 2].map(|()| Lock::new(paths.clone(), true, 0));
         locks[0].acquire(os::now(), waiter(1, &session_file, None));
         make_attempt(&mut locks[0], &paths);
         (folder, paths, locks)
     }
 
     /// Carries out the attempt that is ordered.
-    fn make_attempt(lock: &mut Lock<()>, paths: &LockPaths) {
+    fn make_attempt<C>(lock: &mut Lock<C>, paths: &LockPaths) {
         let Some(Order::Try(claim, approach)) = lock.orders().pop_front() else {
             panic!("no attempt")
         };
@@ -510,6 +520,34 @@ mod tests {
         assert_eq!(alarm, later, "its file may have lost its name");
         contender.time(alarm);
         assert!(matches!(contender.orders().pop_back(), Some(Order::LookPast(..))));
+    }
+
+    #[test]
+    fn a_lock_that_was_forgotten_does_not_use_the_numbers_of_its_waits_again() {
+        let (folder, paths, [_holder, _]) = held_and_wanted();
+        let session_file = folder.path().join("chat.jsonl");
+        let [first, second] = [1, 2].map(|number| {
+            let keeper = os::keep_timers().unwrap();
+            let deliver: Deliver = Box::new(|_| ());
+            let caller =
+                Caller { deliver, since: os::now(), restarts: 0, overdue: None, _keeper: keeper };
+            let waiter = waiter_of(caller, number, &session_file, None);
+            let (environment, ticket) = (waiter.request.environment, waiter.request.ticket);
+            with_registry(|registry| {
+                let lock = &mut registry.entry(&paths).lock;
+                lock.acquire(os::now(), waiter);
+                make_attempt(lock, &paths);
+                let Some(Order::WaitForFlock(wait, obstacle)) = lock.orders().pop_back() else {
+                    panic!("no wait")
+                };
+                assert!(lock.cancel(environment, ticket).is_some());
+                lock.flock_ended(os::now(), wait, obstacle, Err(Errno::INTR));
+                lock.orders();
+                assert!(registry.forget(&paths).is_some_and(|entry| entry.lock.is_done()));
+                wait
+            })
+        });
+        assert!(second > first, "{second} after {first}: a late word of the first would count");
     }
 
     #[test]
@@ -540,7 +578,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let session_file = folder.path().join("chat.jsonl");
         let paths = LockPaths::resolve(&session_file).unwrap();
-        let mut lock = Lock::new(paths.clone(), true);
+        let mut lock = Lock::new(paths.clone(), true, 0);
         lock.acquire(os::now(), waiter(1, &session_file, None));
         lock.acquire(os::now(), waiter(2, &session_file, None));
         let Some(Order::Try(..)) = lock.orders().pop_front() else { panic!("no attempt") };

@@ -100,8 +100,9 @@ pub struct Lock<C> {
 }
 
 impl<C> Lock<C> {
-    /// A lock that nobody here has or wants. `may_block`: whether threads can block here.
-    pub fn new(paths: LockPaths, may_block: bool) -> Self {
+    /// A lock that nobody here has or wants. `may_block`: whether threads can block here. `last_wait`: its waits
+    /// have higher numbers.
+    pub fn new(paths: LockPaths, may_block: bool, last_wait: u64) -> Self {
         Self {
             paths,
             may_block,
@@ -110,7 +111,7 @@ impl<C> Lock<C> {
             first_deadline: None,
             place: None,
             cannot_block: None,
-            number: 0,
+            number: last_wait,
             is_stirred: false,
             quiet_looks: QUIET,
             blind_looks: 0,
@@ -150,6 +151,11 @@ impl<C> Lock<C> {
     /// Whether the driver may forget this lock.
     pub fn is_done(&self) -> bool {
         matches!(self.stage, Stage::Idle) && self.waiters.is_empty() && self.place.is_none()
+    }
+
+    /// The number of the last wait.
+    pub fn last_wait(&self) -> u64 {
+        self.number
     }
 
     /// The hold, while the lock is ours.

@@ -142,6 +142,9 @@ struct Registry {
     /// By session file: the waiters whose lock path is not resolved yet.
     arrivals: HashMap<PathBuf, VecDeque<Waiter<Caller>>>,
     locks: HashMap<LockPaths, Entry>,
+    /// The highest number of a wait of a lock that was forgotten. A thread may still be about to speak of that wait, so
+    /// the waits of a lock made anew have higher numbers.
+    last_wait: u64,
     handles: HashMap<Handle, Acquisition>,
     last_handle: u64,
     /// Folders on trusted file systems, by the name in use and by real path. Each is *quick* from this
@@ -408,7 +411,14 @@ impl Registry {
     }
 
     fn entry(&mut self, paths: &LockPaths) -> &mut Entry {
-        self.locks.entry(paths.clone()).or_insert_with(|| Entry::new(paths.clone()))
+        let new = || Entry::new(paths.clone(), self.last_wait);
+        self.locks.entry(paths.clone()).or_insert_with(new)
+    }
+
+    fn forget(&mut self, paths: &LockPaths) -> Option<Entry> {
+        let entry = self.locks.remove(paths)?;
+        self.last_wait = self.last_wait.max(entry.lock.last_wait());
+        Some(entry)
     }
 
     fn all_locks(&self) -> Vec<LockPaths> {

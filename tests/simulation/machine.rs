@@ -108,7 +108,7 @@ struct Machine {
 pub fn run(acquires: u8, history: &[Input], trust: Trust) -> Stand {
     replay::begin(trust);
     let mut machine = Machine {
-        lock: Lock::new(paths(), true),
+        lock: Lock::new(paths(), true, 0),
         now: Instant::START,
         jobs: Vec::new(),
         ended_wait: 0,

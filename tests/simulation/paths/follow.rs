@@ -54,7 +54,7 @@ impl<'a> Path<'a> {
     pub fn new(life: &Life, choices: &'a mut Choices) -> Self {
         Self {
             ended: life.ended,
-            lock: Lock::new(paths(), true),
+            lock: Lock::new(paths(), true, 0),
             threads: life.threads.iter().map(Thread::new).collect(),
             arrivals: VecDeque::new(),
             waits: VecDeque::new(),
