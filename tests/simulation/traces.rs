@@ -20,8 +20,9 @@ struct State {
     files: Vec<(usize, u32, Fd)>,
     /// The real number of each inode.
     inodes: [u64; INODES],
-    /// The real number of byte 0 of each. The simulated kernel has few bytes; a queue in use goes on and on.
-    first_bytes: [u64; INODES],
+    /// Inode, real byte, and the simulation's: those that are locked. The simulated kernel has few bytes; a queue in use
+    /// goes on and on.
+    bytes: Vec<(Ino, u64, Byte)>,
 }
 
 /// Why a call can't have had its answer here.
@@ -30,7 +31,7 @@ type Refuted = String;
 impl State {
     fn new() -> Self {
         let kernel = Kernel::new(EXT4);
-        Self { kernel, files: Vec::new(), inodes: [0; INODES], first_bytes: [0; INODES] }
+        Self { kernel, files: Vec::new(), inodes: [0; INODES], bytes: Vec::new() }
     }
 
     /// Makes a call, and compares the answers.
@@ -146,7 +147,6 @@ impl State {
     fn explain_question(&mut self, p: usize, fd: Fd, answer: Option<&str>) -> Result<(), Refuted> {
         let Some(answer) = answer else { return Ok(()) };
         let ino = self.kernel.open_file(p, fd).ino;
-        let first_byte = self.first_bytes[usize::from(ino)];
         let others: Vec<u32> =
             self.kernel.others(p, fd, ino).map(|open| open.exclusive_bytes).collect();
         let mut parts = answer.split(':');
@@ -157,48 +157,37 @@ impl State {
         let mut number = || parts.next().and_then(|part| part.parse::<u64>().ok()).unwrap_or(0);
         let (start, length) = (number(), number());
         let is_in = |real: u64| real >= start && (length == 0 || real < start + length);
+        let is_locked = |byte: Byte| others.iter().any(|bytes| bytes >> byte & 1 == 1);
+        let mut its = self.bytes.iter().filter(|(its, ..)| *its == ino);
         let is_so = if none {
-            let is_locked = |bytes: u32, byte: u32| bytes == u32::MAX || bytes >> byte & 1 == 1;
-            !(0..32).any(|byte| {
-                is_in(first_byte + u64::from(byte))
-                    && others.iter().any(|bytes| is_locked(*bytes, byte))
-            })
+            !others.contains(&u32::MAX)
+                && !its.any(|&(_, real, byte)| is_in(real) && is_locked(byte))
         } else if length == 0 {
             others.contains(&u32::MAX)
         } else {
-            let byte = start.checked_sub(first_byte).filter(|byte| *byte < 32);
-            byte.is_some_and(|byte| {
-                others.iter().any(|bytes| *bytes != u32::MAX && bytes >> byte & 1 == 1)
-            })
+            !others.contains(&u32::MAX)
+                && its.any(|&(_, real, byte)| real == start && is_locked(byte))
         };
         if is_so { Ok(()) } else { Err(format!("others have {others:x?}, not {answer}")) }
     }
 
-    /// The simulation's number of a byte. Moves the first one up if there is need.
+    /// The simulation's number of a byte that is to be locked.
     fn byte(&mut self, p: usize, fd: Fd, word: &str) -> Result<Byte, Refuted> {
         let real: u64 = word.parse().expect("a byte");
         let ino = self.kernel.open_file(p, fd).ino;
-        let opens = self.kernel.processes.iter_mut().flat_map(|process| &mut process.fds);
-        let masks: Vec<_> = opens
-            .filter(|open| open.ino == ino && open.exclusive_bytes != u32::MAX)
-            .flat_map(|open| [&mut open.exclusive_bytes, &mut open.shared_bytes])
-            .collect();
-        let used = masks.iter().fold(0, |used, mask| used | **mask);
-        let first_byte = &mut self.first_bytes[usize::from(ino)];
-        if used == 0 {
-            *first_byte = real;
+        let opens = self.kernel.processes.iter().flat_map(|process| &process.fds);
+        let locked = opens.filter(|open| open.ino == ino).fold(0, |locked, open| {
+            let all = open.exclusive_bytes == u32::MAX;
+            locked | open.shared_bytes | if all { 0 } else { open.exclusive_bytes }
+        });
+        self.bytes.retain(|&(its, _, byte)| its != ino || locked >> byte & 1 == 1);
+        if let Some(&(_, _, byte)) = self.bytes.iter().find(|it| (it.0, it.1) == (ino, real)) {
+            return Ok(byte);
         }
-        let lowest = real.min(*first_byte + u64::from(used.trailing_zeros() % 32));
-        let highest = real.max(*first_byte + u64::from(31 - used.leading_zeros().min(31)));
-        if highest - lowest > 30 {
-            return Err(format!("bytes {lowest} to {highest} are too many"));
-        }
-        for mask in masks {
-            let all = (u64::from(*mask) << 31) >> (31 + lowest - *first_byte);
-            *mask = u32::try_from(all).unwrap_or(0);
-        }
-        *first_byte = lowest;
-        Ok(Byte::try_from(real - lowest).unwrap_or(0))
+        let free = (0..31).find(|byte| locked >> byte & 1 == 0);
+        let byte = free.ok_or_else(|| format!("too many bytes: {:?}", self.bytes))?;
+        self.bytes.push((ino, real, byte));
+        Ok(byte)
     }
 }
 
