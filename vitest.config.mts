@@ -5,10 +5,11 @@ export default defineConfig({
     include: ["__test__/**/*.test.ts"],
     // Processes, so that a test may listen for signals and change its title.
     pool: "forks",
-    // Tests measure time and start many processes; two cores are soon taken.
-    fileParallelism: false,
+    // Two files at a time: most of their time they wait. One where a list of tests is skipped (scripts/restricted.mjs,
+    // scripts/windows.mjs): that is slower.
+    minWorkers: 1,
+    maxWorkers: process.env.SKIP_LIST ? 1 : 2,
     testTimeout: 60_000,
-    // Set by scripts/restricted.mjs and scripts/windows.mjs.
     setupFiles: process.env.SKIP_LIST ? ["./__test__/skip.mjs"] : [],
   },
 });

@@ -679,7 +679,7 @@ describe("what the documents say", () => {
 
   testWith("a PostgreSQL server", "root", "network namespaces")("two machines lose nothing while one of them is cut off", { timeout: 180_000 }, () => {
     const example = path.join(root, "examples/postgres/two-machines.mjs");
-    const { stdout, stderr, status } = spawnSync(process.execPath, [example], { encoding: "utf8" });
+    const { stdout, stderr, status } = spawnSync(process.execPath, [example], { encoding: "utf8", timeout: 170_000 });
     expect({ stderr, status }, stdout).toEqual({ stderr: "", status: 0 });
     expect(stdout).toMatch("a failed: lock lost, the connection to the server ended: postgres:chat");
     expect(stdout).toMatch("400 messages, 400 different ones, numbered 1 to 400");

@@ -63,6 +63,7 @@ try {
 
   const wrote = { a: 0, b: 0 };
   const gateways = { a: a.run(server.port), b: b.run(server.port) };
+  const ended = Promise.all(Object.values(gateways).map((gateway) => once(gateway, "close")));
   let failures = 0;
   for (const [name, gateway] of Object.entries(gateways)) {
     createInterface({ input: gateway.stdout }).on("line", (line) => {
@@ -80,11 +81,21 @@ try {
     }
   };
   await until(() => wrote.a >= 50 && wrote.b >= 50);
-  // At a moment when machine a has the lock, so that its lock is what the cut takes.
-  const watch = postgresLocks({ pool: sql });
-  while ((await watch.inspectLock("chat"))?.backend?.address !== "10.213.1.2");
-  await watch.close();
+  // At a moment when machine a writes, so that its lock is what the cut takes. Stopped, it can't go on meanwhile.
+  const isWriting = async () => {
+    const { rows } = await sql.query("SELECT state FROM pg_stat_activity WHERE client_addr = '10.213.1.2'");
+    return rows.some(({ state }) => state === "idle in transaction");
+  };
+  const stop = async () => {
+    gateways.a.kill("SIGSTOP");
+    await delay(50); // what it has sent before arrives
+  };
+  for (await stop(); !(await isWriting()); await stop()) {
+    gateways.a.kill("SIGCONT");
+    await delay(5);
+  }
   a.cable("down");
+  gateways.a.kill("SIGCONT");
   const before = { ...wrote };
   tell(`the network of machine a is cut; a wrote ${before.a} messages, b wrote ${before.b}`);
   await until(() => wrote.b > before.b + 3);
@@ -92,7 +103,7 @@ try {
   await until(() => failures > 0);
   a.cable("up");
   tell("the network is back");
-  await Promise.all(Object.values(gateways).map((gateway) => once(gateway, "close")));
+  await ended;
   const { rows } = await sql.query(
     "SELECT count(*)::int AS messages, count(DISTINCT text)::int AS texts, min(number) AS first, max(number) AS last FROM messages",
   );
