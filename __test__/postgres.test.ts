@@ -1,9 +1,11 @@
 /** `session-write-lock/postgres`: locks that a PostgreSQL server keeps. With a real server and real processes. */
 
 import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import path from "node:path";
+import { text } from "node:stream/consumers";
 import pg from "pg";
 import { beforeAll, describe, expect, onTestFinished, test as testAnywhere } from "vitest";
 
@@ -677,13 +679,19 @@ describe("what the documents say", () => {
     }
   });
 
-  testWith("a PostgreSQL server", "root", "network namespaces")("two machines lose nothing while one of them is cut off", { timeout: 180_000 }, () => {
+  testWith("a PostgreSQL server", "root", "network namespaces")("two machines lose nothing while one of them is cut off", { timeout: 180_000 }, async () => {
     const example = path.join(root, "examples/postgres/two-machines.mjs");
-    const { stdout, stderr, status } = spawnSync(process.execPath, [example], { encoding: "utf8", timeout: 170_000 });
+    const child = spawn(process.execPath, [example], { stdio: ["ignore", "pipe", "pipe"], detached: true });
+    onTestFinished(() => {
+      if (child.exitCode === null) {
+        process.kill(-child.pid!, "SIGTERM");
+      }
+    });
+    const [stdout, stderr, [status]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, "close")]);
     expect({ stderr, status }, stdout).toEqual({ stderr: "", status: 0 });
     expect(stdout).toMatch("a failed: lock lost, the connection to the server ended: postgres:chat");
     expect(stdout).toMatch("400 messages, 400 different ones, numbered 1 to 400");
-    const at = (text: string) => Number(new RegExp(`([\\d.]+) s  ${text}`).exec(stdout)![1]);
+    const at = (event: string) => Number(new RegExp(`([\\d.]+) s  ${event}`).exec(stdout)![1]);
     const cut = at("the network of machine a is cut");
     expect(at("a failed: lock lost") - cut).toBeLessThan(17);
     expect(at("machine b goes on") - cut).toBeGreaterThan(20);

@@ -50,7 +50,8 @@ if (runtime && existsSync(runtime)) {
     ASAN_OPTIONS: "detect_leaks=0:exitcode=99",
     SESSION_WRITE_LOCK_NATIVE_LIBRARY_PATH: binary,
   };
-  run("AddressSanitizer: Node", env, process.execPath, "node_modules/vitest/vitest.mjs", "run", "acquire", "abort", "workers", "lifecycle", "try-acquire", "sweep");
+  const vitest = ["node_modules/vitest/vitest.mjs", "run", "--no-file-parallelism"];
+  run("AddressSanitizer: Node", env, process.execPath, ...vitest, "acquire", "abort", "workers", "lifecycle", "try-acquire", "sweep");
 } else {
   console.log("SKIPPED for lack of gcc's libasan: the addon under Node");
 }

@@ -55,6 +55,7 @@ ip("link", "set", "lo", "up");
 const [a, b] = [await startMachine("a", 1), await startMachine("b", 2)];
 const server = await startPostgres({ host: "*" });
 const sql = new pg.Pool({ host: "127.0.0.1", port: server.port, user: "test", database: "postgres" });
+const gateways = {};
 try {
   const locks = postgresLocks({ pool: sql });
   await locks.migrate();
@@ -62,7 +63,7 @@ try {
   await sql.query("CREATE TABLE messages (conversation text, number integer, text text UNIQUE, PRIMARY KEY (conversation, number))");
 
   const wrote = { a: 0, b: 0 };
-  const gateways = { a: a.run(server.port), b: b.run(server.port) };
+  Object.assign(gateways, { a: a.run(server.port), b: b.run(server.port) });
   const ended = Promise.all(Object.values(gateways).map((gateway) => once(gateway, "close")));
   let failures = 0;
   for (const [name, gateway] of Object.entries(gateways)) {
@@ -76,24 +77,24 @@ try {
     });
   }
   const until = async (isSo) => {
-    while (!isSo()) {
-      await delay(5);
+    for (const deadline = Date.now() + 60_000; !(await isSo()); await delay(5)) {
+      if (Date.now() > deadline) {
+        throw new Error("nothing has happened for a minute");
+      }
     }
   };
   await until(() => wrote.a >= 50 && wrote.b >= 50);
   // At a moment when machine a writes, so that its lock is what the cut takes. Stopped, it can't go on meanwhile.
-  const isWriting = async () => {
-    const { rows } = await sql.query("SELECT state FROM pg_stat_activity WHERE client_addr = '10.213.1.2'");
-    return rows.some(({ state }) => state === "idle in transaction");
-  };
-  const stop = async () => {
+  await until(async () => {
     gateways.a.kill("SIGSTOP");
     await delay(50); // what it has sent before arrives
-  };
-  for (await stop(); !(await isWriting()); await stop()) {
-    gateways.a.kill("SIGCONT");
-    await delay(5);
-  }
+    const { rows } = await sql.query("SELECT state FROM pg_stat_activity WHERE client_addr = '10.213.1.2'");
+    const isWriting = rows.some(({ state }) => state === "idle in transaction");
+    if (!isWriting) {
+      gateways.a.kill("SIGCONT");
+    }
+    return isWriting;
+  });
   a.cable("down");
   gateways.a.kill("SIGCONT");
   const before = { ...wrote };
@@ -113,6 +114,7 @@ try {
   tell(isWhole ? "nothing was lost, nothing was written twice" : "SOMETHING IS WRONG");
   process.exitCode = isWhole ? 0 : 1;
 } finally {
+  Object.values(gateways).forEach((gateway) => gateway.kill("SIGKILL"));
   await sql.end();
   server.stop();
   a.end();

@@ -69,7 +69,7 @@ impl Entry {
             lock: Lock::new(paths, blocked::is_possible(), last_wait),
             alarm: None,
             blocked: None,
-            ended_wait: 0,
+            ended_wait: last_wait,
             watches: Vec::new(),
             tell_loss: Vec::new(),
             loss_watch: None,
@@ -499,7 +499,7 @@ mod tests {
         let Some(Order::Try(claim, approach)) = lock.orders().pop_front() else {
             panic!("no attempt")
         };
-        let attempted = guarded(paths, || protocol::attempt(paths, &claim, approach));
+        let attempted = protocol::attempt(paths, &claim, approach);
         lock.tried(os::now(), attempted);
     }
 

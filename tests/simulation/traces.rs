@@ -67,6 +67,7 @@ impl State {
         self.kernel.processes[p].ids = Default::default();
         self.kernel.forget_numbers();
         self.note_files(p, call, simulated, answer)?;
+        self.forget_unlocked_bytes();
         self.compare(p, call, simulated, answer, tokens)?;
         for (ino, real) in self.inodes.iter_mut().enumerate() {
             if !self.kernel.inodes[ino].is_used {
@@ -175,19 +176,23 @@ impl State {
     fn byte(&mut self, p: usize, fd: Fd, word: &str) -> Result<Byte, Refuted> {
         let real: u64 = word.parse().expect("a byte");
         let ino = self.kernel.open_file(p, fd).ino;
-        let opens = self.kernel.processes.iter().flat_map(|process| &process.fds);
-        let locked = opens.filter(|open| open.ino == ino).fold(0, |locked, open| {
-            let all = open.exclusive_bytes == u32::MAX;
-            locked | open.shared_bytes | if all { 0 } else { open.exclusive_bytes }
-        });
-        self.bytes.retain(|&(its, _, byte)| its != ino || locked >> byte & 1 == 1);
         if let Some(&(_, _, byte)) = self.bytes.iter().find(|it| (it.0, it.1) == (ino, real)) {
             return Ok(byte);
         }
-        let free = (0..31).find(|byte| locked >> byte & 1 == 0);
-        let byte = free.ok_or_else(|| format!("too many bytes: {:?}", self.bytes))?;
+        let is_free = |byte: &Byte| !self.bytes.iter().any(|it| (it.0, it.2) == (ino, *byte));
+        let byte = (0..31).find(is_free).ok_or_else(|| format!("too many: {:?}", self.bytes))?;
         self.bytes.push((ino, real, byte));
+        self.bytes.sort_unstable();
         Ok(byte)
+    }
+
+    fn forget_unlocked_bytes(&mut self) {
+        let opens = self.kernel.processes.iter().flat_map(|process| &process.fds);
+        self.bytes.retain(|&(ino, _, byte)| {
+            let of_one = |bytes: u32| bytes != u32::MAX && bytes >> byte & 1 == 1;
+            let mut its = opens.clone().filter(|open| open.ino == ino);
+            its.any(|open| of_one(open.exclusive_bytes) || of_one(open.shared_bytes))
+        });
     }
 }
 

@@ -33,7 +33,7 @@ pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
         // The name leads to another folder by now, with another lock.
         let (held, started) = with_registry(|registry| {
             registry.handles.remove(&handle);
-            let held = registry.entry(paths).lock.release(handle);
+            let held = registry.locks.get_mut(paths).and_then(|it| it.lock.release(handle));
             (held, start_anew(&mut registry.arrivals, &registry.clients, paths, waiter))
         });
         let mut todo = Todo::default();
@@ -146,7 +146,8 @@ pub fn no_thread(path: &Path) -> Error {
 /// Adds an acquisition to a hold whose path was checked. `false` if the hold has ended.
 pub fn share(paths: &LockPaths, held: &Arc<HeldLock>, handle: Handle) -> bool {
     with_registry(|registry| {
-        let is_shared = registry.entry(paths).lock.share(held, handle);
+        let entry = registry.locks.get_mut(paths);
+        let is_shared = entry.is_some_and(|entry| entry.lock.share(held, handle));
         if is_shared {
             registry.handles.insert(handle, Acquisition::Held(paths.clone()));
         }

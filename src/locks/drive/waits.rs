@@ -239,13 +239,15 @@ fn look_for_waiters(paths: &LockPaths) {
 
 /// Tells the listeners if another process waits in the queue.
 fn tell_if_waited_for(paths: &LockPaths) {
-    let place = with_registry(|registry| {
+    let held = with_registry(|registry| {
         let entry = registry.locks.get(paths).filter(|entry| !entry.tell_wanted.is_empty())?;
-        entry.lock.hold().map(|hold| hold.lock.place().cloned())
+        entry.lock.hold().map(|hold| Arc::clone(&hold.lock))
     });
-    if place.is_some_and(|place| protocol::is_waited_for(paths, place.as_ref())) {
+    if let Some(held) = held
+        && protocol::is_waited_for(paths, held.place())
+    {
         let (told, watch) = with_registry(|registry| {
-            let entry = registry.locks.get_mut(paths)?;
+            let entry = registry.locks.get_mut(paths).filter(|entry| entry.lock.holds(&held))?;
             Some((std::mem::take(&mut entry.tell_wanted), entry.wanted_watch.take()))
         })
         .unwrap_or_default();
