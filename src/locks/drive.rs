@@ -201,6 +201,11 @@ fn note<T>(paths: &LockPaths, event: impl FnOnce(&mut Registry, Instant) -> T) -
 }
 
 impl Entry {
+    /// Takes out who listens for the loss of this acquisition. To be dropped outside of the mutex.
+    pub fn take_listeners(&mut self, handle: Handle) -> Vec<(Handle, TellLoss)> {
+        self.tell_loss.extract_if(.., |(its, _)| *its == handle).collect()
+    }
+
     /// Sets the timer for [`Lock::alarm`]. Returns the old timer, to be dropped outside of the mutex.
     fn plan_alarm(&mut self, paths: &LockPaths) -> Option<os::Timer> {
         let wanted = self.lock.alarm();

@@ -180,6 +180,11 @@ impl<C> Lock<C> {
         self.waiters.len()
     }
 
+    /// Whether this acquire waits here.
+    pub fn is_awaited_by(&self, environment: Environment, ticket: Ticket) -> bool {
+        self.waiters.iter().any(|waiter| waiter.request.is_of(environment, ticket))
+    }
+
     /// The acquire that has waited longest.
     pub fn first_waiter(&self) -> Option<&Request> {
         self.waiters.front().map(|waiter| &waiter.request)
@@ -266,9 +271,7 @@ impl<C> Lock<C> {
 
     /// A caller withdraws its acquire.
     pub fn cancel(&mut self, environment: Environment, ticket: Ticket) -> Option<Waiter<C>> {
-        let is_it = |waiter: &Waiter<C>| {
-            waiter.request.environment == environment && waiter.request.ticket == ticket
-        };
+        let is_it = |waiter: &Waiter<C>| waiter.request.is_of(environment, ticket);
         let waiter = self.waiters.remove(self.waiters.iter().position(is_it)?);
         self.give_up_if_unwanted();
         waiter
@@ -443,12 +446,14 @@ impl<C> Lock<C> {
                     }
                 }
             }
-            Stage::Held(hold) => {
-                if hold.check.at().is_some_and(|at| at <= now) {
+            Stage::Held(_) => {
+                self.expire(now, None); // before the check, which can hang
+                if let Stage::Held(hold) = &mut self.stage
+                    && hold.check.at().is_some_and(|at| at <= now)
+                {
                     hold.check = Check::Now;
                     self.orders.push_back(Order::CheckPath(Arc::clone(&hold.lock)));
                 }
-                self.expire(now, None);
                 self.run_watchdog(now);
             }
         }

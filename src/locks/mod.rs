@@ -190,20 +190,20 @@ pub fn new_handle() -> Handle {
 
 /// Withdraws an acquire. `false` if it has ended already; then its outcome is delivered.
 pub fn cancel(environment: Environment, ticket: Ticket) -> bool {
-    let is_it = |waiter: &Waiter<Caller>| {
-        waiter.request.environment == environment && waiter.request.ticket == ticket
-    };
-    let arrival = with_registry(|registry| {
-        registry
-            .arrivals
-            .values_mut()
-            .find_map(|waiters| waiters.remove(waiters.iter().position(is_it)?))
-    });
-    if arrival.is_some() {
-        return true;
+    let is_it = |waiter: &Waiter<Caller>| waiter.request.is_of(environment, ticket);
+    loop {
+        let (arrival, paths) = with_registry(|registry| {
+            let mut arrivals = registry.arrivals.values_mut();
+            let arrival = arrivals.find_map(|its| its.remove(its.iter().position(is_it)?));
+            let mut locks = registry.locks.iter();
+            let found = locks.find(|(_, entry)| entry.lock.is_awaited_by(environment, ticket));
+            (arrival, found.map(|(paths, _)| paths.clone()))
+        });
+        let Some(paths) = paths else { return arrival.is_some() };
+        if happen(&paths, |lock, _| lock.cancel(environment, ticket)).is_some() {
+            return true;
+        } // else it has moved, or ended, since
     }
-    let locks = with_registry(|registry| registry.contended_locks());
-    locks.iter().any(|paths| happen(paths, |lock, _| lock.cancel(environment, ticket)).is_some())
 }
 
 /// Whether a lock is still registered as held. [`release_all`] may have released it between the grant and the
@@ -253,13 +253,21 @@ pub fn heard(handle: Handle) -> bool {
 /// before this returns: see [`acquire()`]. A second release of the same handle does nothing.
 pub fn release(handle: Handle, done: Released) {
     let mut done = Some(done);
-    let released = with_registry(|registry| {
+    // In one go: a loss in between would be told to nobody.
+    let (released, lock, unneeded) = with_registry(|registry| {
         if let Some(Acquisition::Ending(waiting)) = registry.handles.get_mut(&handle) {
             waiting.extend(done.take());
-            return None;
+            return Default::default();
         }
-        registry.handles.remove(&handle)
+        let released = registry.handles.remove(&handle);
+        let entry = match &released {
+            Some(Acquisition::Held(paths)) => registry.locks.get_mut(paths),
+            _ => None,
+        };
+        let Some(entry) = entry else { return (released, None, Vec::new()) };
+        (released, entry.lock.release(handle), entry.take_listeners(handle))
     });
+    drop(unneeded);
     let Some(done) = done else {
         return;
     };
@@ -269,7 +277,8 @@ pub fn release(handle: Handle, done: Released) {
         // `Ending` was dealt with above.
         Some(Acquisition::Ending(_)) | None => return done(Ok(None)),
     };
-    let Some(lock) = happen_here(&paths, |lock, _| lock.release(handle)) else {
+    happen_here(&paths, |_, _| {});
+    let Some(lock) = lock else {
         return done(Ok(None));
     };
     if with_registry(|registry| registry.is_quick(Some(paths.folder()))) {
@@ -423,11 +432,6 @@ impl Registry {
 
     fn all_locks(&self) -> Vec<LockPaths> {
         self.locks.keys().cloned().collect()
-    }
-
-    fn contended_locks(&self) -> Vec<LockPaths> {
-        let contended = self.locks.iter().filter(|(_, entry)| entry.lock.waiters() > 0);
-        contended.map(|(paths, _)| paths.clone()).collect()
     }
 
     fn held(&self, handle: Handle) -> Option<(LockPaths, Arc<HeldLock>)> {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Environment, Handle, Loss, Request};
+use super::{Environment, Handle, Loss, Request, Ticket};
 use crate::error::Error;
 use crate::os::Instant;
 use crate::protocol::{Approach, Awaited, Claim, HeldLock, Obstacle, Place};
@@ -162,6 +162,11 @@ impl Hold {
 }
 
 impl Request {
+    /// Whether it is the acquire with this ticket.
+    pub fn is_of(&self, environment: Environment, ticket: Ticket) -> bool {
+        self.environment == environment && self.ticket == ticket
+    }
+
     /// Whether it makes one attempt and waits for nobody.
     pub fn is_single_attempt(&self) -> bool {
         self.timeout_ms == Some(0)

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::os::blocked::Stop;
 use crate::os::{self, Errno, File, FileId, Trust};
 use crate::process;
-use crate::verdict::{Facts, Flock, Judgement, SharedWith};
+use crate::verdict::{Facts, Flock, Judgement, LookUp, SharedWith};
 
 /// Something in the way. It keeps the lock file open, to watch the file and to keep its inode number from being
 /// reused.
@@ -155,11 +155,10 @@ impl Obstacle {
     }
 }
 
-/// The process whose end would change the verdict, if its pid means the same in our pid namespace.
+/// The process whose end would change the verdict: one that was looked up and is there, or this one. Where the number
+/// means nothing, as in another machine's record, nobody may have it: that is no end.
 fn pid_to_outlive(facts: &Facts) -> Option<i32> {
-    let record = facts.record.as_ref()?;
-    let is_our_number = record
-        .pid_namespace
-        .is_none_or(|namespace| process::own().pid_namespace.is_none_or(|ours| ours == namespace));
-    record.pid.filter(|_| is_our_number)
+    let pid = facts.record.as_ref()?.pid?;
+    let is_there = matches!(facts.process, LookUp::Found(_));
+    (is_there || pid == process::own().pid).then_some(pid)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use session_write_lock::error::Error;
 use session_write_lock::os::{self, FileKind};
-use session_write_lock::protocol::{self, Approach, Attempt, LockPaths, Place};
+use session_write_lock::protocol::{self, Approach, Attempt, LockPaths, Place, ToldBy};
 use session_write_lock::record::{DeclaredWitness, Record};
 use session_write_lock::verdict::{Ground, Reason};
 
@@ -72,6 +72,20 @@ fn a_file_that_somebody_has_open_for_writing_is_held_whatever_it_says() {
     assert_eq!(session.contended().judgement.unwrap().ground, Ground::OpenForWriting);
     drop(writer);
     assert!(matches!(session.attempt(), Attempt::TakenOver(_)));
+}
+
+#[test]
+fn the_end_of_a_process_that_is_not_here_is_not_waited_for() {
+    // A client of this file server has made it: its number means nothing here, and age alone decides.
+    let session = Session::new();
+    let made_at = session_write_lock::record::to_iso(os::wall_ms());
+    let record = format!(
+        r#"{{"pid":{NOBODY},"createdAt":"{made_at}","witness":"server-flock","token":"a"}}"#
+    );
+    fs::write(session.lock(), record).unwrap();
+    assert_eq!(session.contended().judgement.unwrap().ground, Ground::NoProof);
+    // With an event, the wait would end at once, and the next one, too.
+    assert_eq!(session.obstacle().told_by(), ToldBy::Time);
 }
 
 #[test]
