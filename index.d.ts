@@ -306,7 +306,7 @@ export interface SessionLockRecord {
   pid?: number;
   /** When the lock was acquired: ISO 8601, UTC. */
   createdAt?: string;
-  /** The holder's start time in clock ticks since boot: field 22 of `/proc/<pid>/stat`. */
+  /** The holder's start time. On Linux in clock ticks since boot (field 22 of `/proc/<pid>/stat`), elsewhere in microseconds since 1970. */
   starttime?: number;
   /** The name of the holder's executable, at most 15 bytes. */
   comm?: string;
@@ -364,7 +364,8 @@ export class SessionWriteLockLostError extends LockLostError {
  * Rejects with
  * - {@link SessionWriteLockTimeoutError} if the lock is still held at the deadline;
  * - the reason of `signal`, as soon as it aborts;
- * - `TypeError` (`ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`) for wrong arguments;
+ * - `TypeError` (`ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`) for wrong arguments, `RangeError` (`ERR_OUT_OF_RANGE`) for a label of
+ *   over 200 bytes;
  * - `Error` with `code`, `syscall` and `path` where the system refuses (`EACCES`, `ENOSPC`,
  *   `EROFS`, `EMFILE`, `ENAMETOOLONG`, …): no lock file and no temporary file is left behind;
  * - `Error` with `code: "OPENCLAW_SESSION_WRITE_LOCK_NOT_A_FILE"` and `path` if a folder, a

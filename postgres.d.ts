@@ -2,7 +2,7 @@
  * Locks between machines that have no disk in common. A PostgreSQL server, 14 or newer, keeps them: it has a queue for
  * each lock, wakes the next waiter, and frees the lock of a holder whose connection ended. Nothing polls.
  *
- * Needs the package `pg`, 8.11 or newer. All times are in milliseconds.
+ * Needs the package `pg`, 8.13 or newer. All times are in milliseconds.
  */
 
 import type { Lock, LockOptions, TryLockOptions } from "./index.js";

@@ -173,7 +173,7 @@ describe("an acquire whose signal", () => {
 
   test("is no AbortSignal is a TypeError", async () => {
     const { folder, sessionFile } = newSession();
-    for (const signal of [1, "x", true, {}, () => {}, new EventTarget(), new AbortController()]) {
+    for (const signal of [1, "x", true, {}, () => {}, new EventTarget(), new AbortController(), { throwIfAborted() {} }]) {
       const acquiring = acquireSessionWriteLock({ sessionFile, signal: signal as AbortSignal });
       await expect(acquiring).rejects.toBeInstanceOf(TypeError);
       await expect(acquiring).rejects.toMatchObject({ code: "ERR_INVALID_ARG_TYPE" });

@@ -19,7 +19,7 @@ import {
 import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 
-import { getProcessStartTime } from "../index.js";
+import { getProcessStartTime, lock } from "../index.js";
 import { call, CTRL_C, type Options, type Run, start } from "./program.js";
 import {
   Agent,
@@ -863,6 +863,19 @@ describe("run", () => {
         "session-write-lock: this command already runs under the lock of chat.jsonl: it would wait for itself\n",
     });
     expect(existsSync(path.join(folder, "ran"))).toBe(false);
+  });
+
+  test("refuses it also for a file whose own name ends in .lock, and looks at that file's lock", async () => {
+    const { folder } = newSession();
+    writeFileSync(path.join(folder, "yarn.lock"), "# not a lock");
+    const script = `"$NODE" "$PROGRAM" run yarn.lock --timeout 0 touch ran; echo nested $?`;
+    const env = { NODE: process.execPath, PROGRAM: path.join(root, "bin/session-write-lock.mjs") };
+    expect(await call(["run", "yarn.lock", "-c", script], { cwd: folder, env })).toMatchObject({ code: 0, stdout: "nested 125\n" });
+    const held = await lock(path.join(folder, "yarn.lock"));
+    const late = await call(["run", "yarn.lock", "--timeout", "0", "true"], { cwd: folder });
+    await held.release();
+    expect(late.code).toBe(124);
+    expect(late.stderr).toMatch(`yarn.lock is still locked, the command was not run: held`);
   });
 
   test("does not take a process that has outlived its run for nested", async () => {

@@ -174,6 +174,13 @@ describe("lock", () => {
     expect(error).toBeInstanceOf(code === "ERR_OUT_OF_RANGE" ? RangeError : TypeError);
   });
 
+  test("no name or time of a holder is an order to a terminal", () => {
+    const holder = { pid: 1, comm: "\u001b]0;node\u0007", createdAt: "\u009b1\n" };
+    const { message } = new LockTimeoutError({ timeoutMs: 1, lockPath: "x.lock", owner: "", holder });
+    expect(message).toMatch("process 1 (\\u001b]0;node\\u0007) since \\u009b1\\n;");
+    expect(message).not.toMatch(/\p{Cc}/u);
+  });
+
   test("refuses what stands at the path and is no file, and names it", async () => {
     const { file, lockPath } = newFile();
     mkdirSync(lockPath);

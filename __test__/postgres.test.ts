@@ -452,6 +452,25 @@ describe("the fence", () => {
     expect(await rejection(late.fence(client))).toMatchObject({ code: "ERR_LOCK_LOST", how: "released" });
   });
 
+  test("of a lock that was released meanwhile fails, and ends no later lock of this process", async () => {
+    const name = newName();
+    const [locks, others] = [newLocks({ connectionString: address() }), newLocks({ connectionString: address() })];
+    const client = await used.sql.connect();
+    const early = await locks.lock(name);
+    const slow = client.query("SELECT pg_sleep(0.5)");
+    const fenced = rejection(early.fence(client)); // after that
+    await early.release();
+    await (await others.lock(name)).release();
+    const late = await locks.lock(name);
+    expect(await fenced).toMatchObject({ code: "ERR_LOCK_LOST", how: "superseded" });
+    await slow;
+    client.release();
+    expect(early.signal.aborted).toBe(false);
+    expect(late.held).toBe(true);
+    expect(locks.heldLocks()).toMatchObject([{ name, generation: late.generation }]);
+    await late.release();
+  });
+
   test("is a serialization failure, and no loss, where the transaction began to read before the first grant", async () => {
     const client = await used.sql.connect();
     await client.query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1");

@@ -54,13 +54,14 @@ export async function run(sessionFile, command, options, lock) {
   }
   const signals = new Signals();
   const held = await acquire(sessionFile, { timeout, maxHold, signals }, lock);
+  const token = held && (await tokenOf(sessionFile, lock));
   if (signals.caught) {
     dieBy(signals.caught); // what we hold, or are just given, is released on the way
   }
   if (held === null) {
     return TIMED_OUT;
   }
-  const env = { ...process.env, [HELD_LOCKS]: [...heldTokens(), await tokenOf(sessionFile, lock)].join() };
+  const env = { ...process.env, [HELD_LOCKS]: [...heldTokens(), token].join() };
   const outcome = await outcomeOf(command, held, { maxHold, signals, env });
   await release(held);
   return outcome.signal ? dieBy(outcome.signal) : outcome.status;
@@ -74,7 +75,7 @@ async function isNested(sessionFile, lock) {
   if (heldTokens().length === 0) {
     return false;
   }
-  const inspection = await lock.inspectSessionLock(sessionFile);
+  const inspection = await lock.inspectLock(sessionFile);
   return inspection?.verdict === "held" && heldTokens().includes(inspection.holder?.token);
 }
 
@@ -84,7 +85,7 @@ function heldTokens() {
 
 /** The token of the lock that we hold; nothing if somebody has just removed it. */
 async function tokenOf(sessionFile, lock) {
-  const inspection = await lock.inspectSessionLock(sessionFile).catch(() => null);
+  const inspection = await lock.inspectLock(sessionFile).catch(() => null);
   return inspection?.holder?.token;
 }
 
@@ -133,7 +134,7 @@ async function timeoutMessage(sessionFile, timeout, error, lock) {
 }
 
 function lookAt(sessionFile, lock) {
-  return lock.inspectSessionLock(sessionFile, { processes: true }).catch(() => null);
+  return lock.inspectLock(sessionFile, { processes: true }).catch(() => null);
 }
 
 function whoHolds(inspection) {

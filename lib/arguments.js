@@ -81,7 +81,8 @@ function readSignal(signal) {
   if (signal === undefined || signal === null) {
     return undefined;
   }
-  if (typeof signal.throwIfAborted !== "function") {
+  const methods = ["throwIfAborted", "addEventListener", "removeEventListener"];
+  if (methods.some((method) => typeof signal[method] !== "function")) {
     throw argumentError("ERR_INVALID_ARG_TYPE", `signal must be an AbortSignal, not ${show(signal)}`);
   }
   return signal;

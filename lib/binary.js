@@ -48,8 +48,11 @@ function loadBinary() {
   return binary;
 }
 
-/** A build in a checkout; an installed package has none. */
+/** A build in a checkout; an installed package has none. In a bundle, `root` can be anybody's folder. */
 function loadLocalBuild() {
+  if (path.basename(__dirname) !== "lib") {
+    return undefined;
+  }
   for (const name of BINARIES[system] ?? [system]) {
     const file = `${root}/session-write-lock.${name}.node`;
     // `dlopen` of a missing file takes ten times as long.

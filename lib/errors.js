@@ -75,8 +75,8 @@ function brand(Class) {
 function timeoutMessage({ timeoutMs, lockPath, holder, owner }) {
   const waited = timeoutMs > 0 ? `lock timeout after ${timeoutMs} ms` : "locked";
   const pid = holder?.pid === undefined ? "an unknown process" : `process ${holder.pid}`;
-  const name = holder?.comm === undefined ? "" : ` (${holder.comm})`;
-  const since = holder?.createdAt === undefined ? "" : ` since ${holder.createdAt}`;
+  const name = holder?.comm === undefined ? "" : ` (${escape(holder.comm)})`;
+  const since = holder?.createdAt === undefined ? "" : ` since ${escape(holder.createdAt)}`;
   const label = holder?.label === undefined ? "" : `, for ${quote(holder.label)}`;
   const who = isHeldHere(owner) ? "this very process" : `${pid}${name}`;
   const advice = `wait longer, or see \`npx session-write-lock why ${quote(lockPath)}\``;
@@ -85,8 +85,13 @@ function timeoutMessage({ timeoutMs, lockPath, holder, owner }) {
 
 /** A label in quotes. Whatever could be an order to a terminal is written out. */
 function quote(label) {
-  const escape = (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
-  return JSON.stringify(label).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (it) => it.split("").map(escape).join(""));
+  const inHex = (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return JSON.stringify(label).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (it) => it.split("").map(inHex).join(""));
+}
+
+/** The same, without the quotes. */
+function escape(text) {
+  return quote(String(text)).slice(1, -1);
 }
 
 const HELD_HERE = " (this process)";
@@ -208,6 +213,7 @@ module.exports = {
   SessionWriteLockTimeoutError,
   accessError,
   argumentError,
+  escape,
   isLockLostError,
   isLockTimeoutError,
   quote,

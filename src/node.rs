@@ -31,7 +31,7 @@ use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
 use crate::error::Error;
-use crate::locks::{self, Environment, Grant, Handle, Loss, Request, Ticket};
+use crate::locks::{self, Environment, Grant, Handle, Loss, News, Request, Ticket};
 use crate::os;
 use crate::process;
 use messages::{Message, Outcome, loss_name};
@@ -116,6 +116,16 @@ impl Recipient {
     }
 }
 
+impl Client {
+    fn watch_news(&self) {
+        let tell = Arc::clone(&self.tell);
+        let tell_news = move |news: News<'_>| {
+            tell.call(Message::from(news), ThreadsafeFunctionCallMode::NonBlocking);
+        };
+        locks::watch_news(self.number, self.environment, Arc::new(tell_news));
+    }
+}
+
 #[napi]
 impl Client {
     #[napi(constructor, catch_unwind)]
@@ -124,16 +134,10 @@ impl Client {
         let tell = tell.build_threadsafe_function::<Message>().weak::<true>().build()?;
         let (faces, tell) = (faces(env)?, Arc::new(tell));
         let environment = if is_general { faces.general } else { faces.session };
-        let its_tell = Arc::clone(&tell);
         let number = CLIENTS.fetch_add(1, Ordering::Relaxed);
-        locks::watch_news(
-            number,
-            environment,
-            Arc::new(move |news| {
-                its_tell.call(Message::from(news), ThreadsafeFunctionCallMode::NonBlocking);
-            }),
-        );
-        Ok(Self { environment, is_general, number, tell })
+        let client = Self { environment, is_general, number, tell };
+        client.watch_news();
+        Ok(client)
     }
 
     /// The outcome, if there is one by the time this returns; else it is told under `ticket`.
@@ -207,6 +211,7 @@ impl Client {
     #[napi(catch_unwind)]
     pub fn end(&self) {
         locks::end(self.environment);
+        self.watch_news(); // the process may live on, and acquire again
     }
 
     #[napi(catch_unwind)]

@@ -88,7 +88,9 @@ class PostgresLock {
       if (error?.code !== SUPERSEDED) {
         throw error;
       }
-      this.lose("superseded", error);
+      if (this.held) {
+        this.lose("superseded", error);
+      }
       throw this.#loss ?? this.#lossError("superseded", error);
     }
   }

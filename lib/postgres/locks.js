@@ -11,7 +11,7 @@ const path = require("node:path");
 
 const { LOCK_OPTIONS, TRY_LOCK_OPTIONS, readStrictOptions } = require("../arguments.js");
 const { beginWait, isTraced, publishWait, traceAcquire } = require("../diagnostics.js");
-const { GENERAL, quote } = require("../errors.js");
+const { escape, GENERAL, quote } = require("../errors.js");
 const { makeWithLock } = require("../with-lock.js");
 const { readName, readServer, readText } = require("./arguments.js");
 const { closedError, databaseError } = require("./errors.js");
@@ -239,7 +239,7 @@ function backendFrom({ backend, address }) {
 
 function ownerOf({ pid, host, label }, { for_ms: ageMs }) {
   const what = label === undefined ? "" : ` label=${quote(label)}`;
-  return `pid=${pid} host=${host} ageMs=${Math.max(0, Math.round(ageMs))}${what}`;
+  return `pid=${pid} host=${escape(host)} ageMs=${Math.max(0, Math.round(ageMs))}${what}`;
 }
 
 function describe(holder, isHeldHere) {
@@ -251,7 +251,7 @@ function describe(holder, isHeldHere) {
   }
   const { pid, comm, host, createdAt, label } = holder;
   const what = label === undefined ? "" : `, for ${quote(label)}`;
-  return `process ${pid} (${comm}) on ${host} since ${createdAt}${what}`;
+  return `process ${pid} (${escape(comm)}) on ${escape(host)} since ${createdAt}${what}`;
 }
 
 module.exports = { postgresLocks };

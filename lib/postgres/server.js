@@ -263,8 +263,8 @@ class Connection {
 
   /** Waits for the lock. The server has a queue for it, in the order of arrival. */
   async lock(key) {
-    await this.query("SELECT pg_notify($1, '')", [channelOf(key)]);
-    await this.#wait("SELECT pg_advisory_lock($1)", [key]);
+    // In one message: whoever begins to listen in between must find us waiting.
+    await this.#wait(`BEGIN; SELECT pg_notify('${channelOf(key)}', ''); COMMIT; SELECT pg_advisory_lock('${key}'::bigint)`);
   }
 
   /** Writes down who has the lock, and returns its generation. Waits for a transaction that an earlier holder fenced. */

@@ -8,6 +8,7 @@ mod outcomes;
 mod waits;
 
 use std::collections::VecDeque;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -443,13 +444,15 @@ fn tell_exceeded(paths: &LockPaths, exceeded: &Exceeded) {
 /// Not on the timers' thread: stderr may be a pipe that nobody reads.
 pub fn print_exceeded(paths: &LockPaths, exceeded: &Exceeded) {
     let label = exceeded.label.as_deref().map(|label| format!(" label={label:?}"));
-    eprintln!(
+    let told = writeln!(
+        io::stderr(),
         "[session-write-lock] releasing lock held for {}ms (max={}ms): {}{}",
         exceeded.held_for.as_millis(),
         exceeded.limit.as_millis(),
         paths.lock().display(),
         label.unwrap_or_default(),
     );
+    drop(told); // stderr may be closed
 }
 
 #[cfg(test)]

@@ -60,17 +60,24 @@ pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
 /// This process holds the lock under another spelling of its name: has its waiters wait there, where it can be shared.
 pub fn wait_for(other: &LockPaths, paths: &LockPaths) {
     // Under one lock of the mutex: `cancel` finds every waiter in one place or the other.
-    let mut gone = Vec::new();
+    let mut gone = VecDeque::new();
     resume(other, |registry, now| {
         for waiter in registry.entry(paths).lock.take_waiters() {
             // Nobody could release what is granted to an environment that has ended.
             if registry.clients.contains_key(&waiter.request.ticket.client) {
                 registry.entry(other).lock.acquire(now, waiter);
             } else {
-                gone.push(waiter);
+                gone.push_back(waiter);
             }
         }
     });
+    for waiter in gone {
+        (waiter.caller.deliver)(Err(moved(paths)));
+    }
+}
+
+fn moved(paths: &LockPaths) -> Error {
+    Error::System { errno: Errno::NOENT, syscall: "open", path: paths.lock().to_owned() }
 }
 
 /// Puts a waiter back among the arrivals. Its session file, if it is the first of them, which has to be
@@ -84,9 +91,7 @@ pub fn start_anew(
     waiter.caller.restarts += 1;
     let is_known = clients.contains_key(&waiter.request.ticket.client);
     if waiter.caller.restarts > MOST_RESTARTS || !is_known {
-        let path = paths.lock().to_owned();
-        let gone = Error::System { errno: Errno::NOENT, syscall: "open", path };
-        return Err(Box::new((waiter, gone)));
+        return Err(Box::new((waiter, moved(paths))));
     }
     let session_file = waiter.request.session_file.clone();
     let others = arrivals.entry(session_file.clone()).or_default();
