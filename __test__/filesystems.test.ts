@@ -91,6 +91,7 @@ for (const [name, fileSystem] of Object.entries(FILE_SYSTEMS)) {
       await first.release(sessionFile);
       // As above, after its time-out.
       await until("only the session is left", () => files().length === 1);
+      expect(files()).toEqual(["chat.jsonl"]);
     }
 
     // The dead of either module are replaced at once, by one of eight.

@@ -55,7 +55,7 @@ ip("link", "set", "lo", "up");
 const [a, b] = [await startMachine("a", 1), await startMachine("b", 2)];
 const server = await startPostgres({ host: "*" });
 const sql = new pg.Pool({ host: "127.0.0.1", port: server.port, user: "test", database: "postgres" });
-const gateways = {};
+let gateways = {};
 try {
   const locks = postgresLocks({ pool: sql });
   await locks.migrate();
@@ -63,7 +63,7 @@ try {
   await sql.query("CREATE TABLE messages (conversation text, number integer, text text UNIQUE, PRIMARY KEY (conversation, number))");
 
   const wrote = { a: 0, b: 0 };
-  Object.assign(gateways, { a: a.run(server.port), b: b.run(server.port) });
+  gateways = { a: a.run(server.port), b: b.run(server.port) };
   const ended = Promise.all(Object.values(gateways).map((gateway) => once(gateway, "close")));
   let failures = 0;
   for (const [name, gateway] of Object.entries(gateways)) {

@@ -444,7 +444,8 @@ fn tell_exceeded(paths: &LockPaths, exceeded: &Exceeded) {
 /// Not on the timers' thread: stderr may be a pipe that nobody reads.
 pub fn print_exceeded(paths: &LockPaths, exceeded: &Exceeded) {
     let label = exceeded.label.as_deref().map(|label| format!(" label={label:?}"));
-    let told = writeln!(
+    // stderr may be closed.
+    let _ = writeln!(
         io::stderr(),
         "[session-write-lock] releasing lock held for {}ms (max={}ms): {}{}",
         exceeded.held_for.as_millis(),
@@ -452,7 +453,6 @@ pub fn print_exceeded(paths: &LockPaths, exceeded: &Exceeded) {
         paths.lock().display(),
         label.unwrap_or_default(),
     );
-    drop(told); // stderr may be closed
 }
 
 #[cfg(test)]

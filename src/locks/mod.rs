@@ -277,7 +277,7 @@ pub fn release(handle: Handle, done: Released) {
         // `Ending` was dealt with above.
         Some(Acquisition::Ending(_)) | None => return done(Ok(None)),
     };
-    happen_here(&paths, |_, _| {});
+    happen_here(&paths, |_, _| {}); // what follows from that: the watches of the hold and the alarm
     let Some(lock) = lock else {
         return done(Ok(None));
     };

@@ -59,15 +59,15 @@ pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
 
 /// This process holds the lock under another spelling of its name: has its waiters wait there, where it can be shared.
 pub fn wait_for(other: &LockPaths, paths: &LockPaths) {
+    let mut gone = Vec::new();
     // Under one lock of the mutex: `cancel` finds every waiter in one place or the other.
-    let mut gone = VecDeque::new();
     resume(other, |registry, now| {
         for waiter in registry.entry(paths).lock.take_waiters() {
             // Nobody could release what is granted to an environment that has ended.
             if registry.clients.contains_key(&waiter.request.ticket.client) {
                 registry.entry(other).lock.acquire(now, waiter);
             } else {
-                gone.push_back(waiter);
+                gone.push(waiter);
             }
         }
     });
