@@ -702,7 +702,7 @@ describe("what the documents say", () => {
     const example = path.join(root, "examples/postgres/two-machines.mjs");
     const child = spawn(process.execPath, [example], { stdio: ["ignore", "pipe", "pipe"], detached: true });
     onTestFinished(() => {
-      if (child.exitCode === null) {
+      if (child.exitCode === null && child.signalCode === null) {
         process.kill(-child.pid!, "SIGTERM");
       }
     });

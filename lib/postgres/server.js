@@ -263,7 +263,7 @@ class Connection {
 
   /** Waits for the lock. The server has a queue for it, in the order of arrival. */
   async lock(key) {
-    // In one message: whoever begins to listen in between must find us waiting.
+    // In one message: who begins to listen in between is not told, and may look before we wait. The shorter that is, the better.
     await this.#wait(`BEGIN; SELECT pg_notify('${channelOf(key)}', ''); COMMIT; SELECT pg_advisory_lock('${key}'::bigint)`);
   }
 
