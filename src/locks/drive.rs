@@ -297,7 +297,8 @@ fn carry_out(paths: &LockPaths, order: Order<Caller>) -> Todo {
             if matches!(result, Ok(Attempt::Contended(_) | Attempt::Queued(_)))
                 && let Some(other) = super::held_otherwise(paths)
             {
-                outcomes::wait_for(&other, paths);
+                outcomes::move_waiters(paths, &other, result);
+                return Todo::default();
             }
             return report(paths, |lock, now| lock.tried(now, result));
         }

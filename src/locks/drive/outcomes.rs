@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Caller, Todo, guarded, release, report, resume};
-use crate::error::Error;
+use super::{Caller, Todo, guarded, note, release, report};
+use crate::error::{Error, Result};
 use crate::locks::lock::HUNG_AFTER;
 use crate::locks::order::{Order, Waiter};
 use crate::locks::{
@@ -14,7 +14,7 @@ use crate::locks::{
 };
 use crate::os::{self, Errno};
 use crate::process;
-use crate::protocol::{self, HeldLock, LockPaths, inspect};
+use crate::protocol::{self, Attempt, HeldLock, LockPaths, inspect};
 use crate::verdict::{Facts, Limits, Report};
 
 /// After a shorter wait the folder is assumed to be the same: checking costs a `realpath`.
@@ -57,12 +57,16 @@ pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
     Todo::default()
 }
 
-/// This process holds the lock under another spelling of its name: has its waiters wait there, where it can be shared.
-pub fn wait_for(other: &LockPaths, paths: &LockPaths) {
+/// This process holds the lock under another spelling of its name: has the waiters wait there, where it can be shared.
+pub fn move_waiters(paths: &LockPaths, other: &LockPaths, attempted: Result<Attempt>) {
     let mut gone = Vec::new();
-    // Under one lock of the mutex: `cancel` finds every waiter in one place or the other.
-    resume(other, |registry, now| {
-        for waiter in registry.entry(paths).lock.take_waiters() {
+    // Under one lock of the mutex: `cancel` finds every waiter in one place or the other, and who asks next finds no attempt
+    // under way.
+    let ((), there) = note(other, |registry, now| {
+        let lock = &mut registry.entry(paths).lock;
+        let waiters = lock.take_waiters();
+        lock.tried(now, attempted);
+        for waiter in waiters {
             // Nobody could release what is granted to an environment that has ended.
             if registry.clients.contains_key(&waiter.request.ticket.client) {
                 registry.entry(other).lock.acquire(now, waiter);
@@ -71,6 +75,8 @@ pub fn wait_for(other: &LockPaths, paths: &LockPaths) {
             }
         }
     });
+    report(paths, |_, _| {}).carry_out(paths);
+    there.carry_out(other);
     for waiter in gone {
         (waiter.caller.deliver)(Err(moved(paths)));
     }
