@@ -172,6 +172,17 @@ describe.runIf(process.platform === "linux")("the error without a binary", () =>
     writeFileSync(`${project}/node_modules/session-write-lock/Cargo.toml`, "");
     expect(load().message).toContain("npm run build");
   });
+
+  test("of a bundle takes the folder above for nobody's checkout", async () => {
+    const { build } = await import("esbuild");
+    const above = `${project}/node_modules/session-write-lock`;
+    const outfile = `${above}/bundle/index.js`;
+    await build({ entryPoints: [`${above}/index.js`], bundle: true, platform: "node", external: ["@session-write-lock/*"], outfile });
+    writeFileSync(`${above}/package.json`, JSON.stringify({ main: "bundle/index.js" }));
+    writeFileSync(`${above}/Cargo.toml`, "");
+    cpSync(built, `${above}/${path.basename(built)}`);
+    expect(loadError().message).toContain("docs/bundling.md");
+  });
 });
 
 describe("the packages", () => {

@@ -18,8 +18,9 @@ const NO_BINARY_CODE = "OPENCLAW_SESSION_WRITE_LOCK_NO_BINARY";
 const OVERRIDE = "SESSION_WRITE_LOCK_NATIVE_LIBRARY_PATH";
 const BUNDLING = "https://github.com/openclaw/session-write-lock/blob/main/docs/bundling.md";
 
-/** The folder of the package. */
+/** The folder of the package; of a bundle, anybody's folder. */
 const root = path.dirname(__dirname);
+const isBundled = path.basename(__dirname) !== "lib";
 
 const system = `${process.platform}-${process.arch}`;
 
@@ -48,9 +49,9 @@ function loadBinary() {
   return binary;
 }
 
-/** A build in a checkout; an installed package has none. In a bundle, `root` can be anybody's folder. */
+/** A build in a checkout; an installed package has none. */
 function loadLocalBuild() {
-  if (path.basename(__dirname) !== "lib") {
+  if (isBundled) {
     return undefined;
   }
   for (const name of BINARIES[system] ?? [system]) {
@@ -197,7 +198,7 @@ function explain(override) {
 
 /** An installed package has no sources to build. */
 function remedy(advice) {
-  return existsSync(`${root}/Cargo.toml`) ? "In this checkout, `npm run build` makes one (Rust is needed)." : advice;
+  return !isBundled && existsSync(`${root}/Cargo.toml`) ? "In this checkout, `npm run build` makes one (Rust is needed)." : advice;
 }
 
 function listed(some) {
