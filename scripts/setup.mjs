@@ -4,7 +4,7 @@
  */
 
 import { spawnSync } from "node:child_process";
-import { statSync } from "node:fs";
+import { readdirSync, statSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 export const root = fileURLToPath(new URL("..", import.meta.url));
@@ -46,6 +46,27 @@ export function isInstalled(folder) {
   return modifiedMs("node_modules/.package-lock.json") > wanted;
 }
 
+/** What goes into the build. */
+const SOURCES = ["src", "build.rs", "Cargo.toml", "Cargo.lock", "package.json", "cli", "lib"];
+
+/** When a file, or anything in a folder, was last changed; in milliseconds. 0: there is none. */
+function lastChangeMs(name) {
+  const file = `${root}/${name}`;
+  const status = statSync(file, { throwIfNoEntry: false });
+  const within = status?.isDirectory() ? readdirSync(file).map((entry) => lastChangeMs(`${name}/${entry}`)) : [];
+  return Math.max(status?.mtimeMs ?? 0, ...within);
+}
+
+/**
+ * Whether a build is newer than its sources. A build takes the addon away for a moment, so a test that sets something up
+ * must not build beside others. Also, the CLI of napi-rs makes the second build of a clone compile everything again.
+ */
+function isBuilt() {
+  const addon = readdirSync(root).find((name) => name.startsWith(`session-write-lock.${process.platform}-${process.arch}`));
+  const builtMs = Math.min(addon ? lastChangeMs(addon) : 0, lastChangeMs("dist/cli.cjs"));
+  return builtMs > Math.max(...SOURCES.map(lastChangeMs));
+}
+
 export function setUp() {
   if (!isInstalled(root)) {
     console.error("set-up: installing the dependencies");
@@ -53,6 +74,8 @@ export function setUp() {
     // not every registry has those. What is in the lock file is installed as it says.
     prepare("npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error");
   }
-  console.error("set-up: building the addon (a minute the first time)");
-  prepare("npm", "run", "--silent", "build");
+  if (!isBuilt()) {
+    console.error("set-up: building the addon (a minute the first time)");
+    prepare("npm", "run", "--silent", "build");
+  }
 }

@@ -57,9 +57,6 @@ function countNodeTests(env, files) {
 setUp();
 run("sh", "scripts/install-test-tools.sh");
 run("node", "scripts/fetch-nodes.mjs");
-// The CLI of napi-rs makes the first build of a clone different from all others, so the second compiles again: now, not
-// while a test measures time.
-setUp();
 await rustTests({}, "--lib");
 // Two at a time: each takes a core and a few hundred megabytes.
 const simulation = ["--profile", "simulation", "--test", "simulation", "--"];
