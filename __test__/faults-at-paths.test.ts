@@ -189,6 +189,24 @@ bindfsTest("processes on both sides of a FUSE mount exclude each other", async (
   await until("nothing is left", () => readdirSync(view).length === 0);
 });
 
+testWith("root", "mounts", "bindfs", "strace")(
+  "a lock file that could not be removed on a FUSE mount is removed a moment later, while its process lives on",
+  async () => {
+    const { mounts, through, view } = await mountBindfs();
+    const [agent, other] = await Promise.all([mounts.agent(), mounts.agent()]);
+    await agent.acquire({ sessionFile: through });
+    const detach = await trace(agent, ...inject("?unlink,unlinkat", "error=EIO"));
+    await expect(agent.release(through)).rejects.toMatchObject({ code: "EIO", syscall: "unlink" });
+    expect(readdirSync(view)).toContain("chat.jsonl.lock");
+    await detach();
+    for (const next of [other, agent]) {
+      await expectWithin(BOUNDED_MS, next.acquire({ sessionFile: through, timeoutMs: BOUNDED_MS }));
+      await next.release(through);
+    }
+    await until("nothing is left", () => readdirSync(view).length === 0);
+  },
+);
+
 // --- Temporaries --------------------------------------------------------------------------------------
 
 bindfsTest("a temporary whose maker is dead does not keep anybody out on a FUSE mount", async () => {

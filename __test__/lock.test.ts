@@ -2,11 +2,22 @@
  * The general face: `lock`, `tryLock`, `withLock`, `inspectLock`, `heldLocks`.
  */
 
-import { chownSync, existsSync, mkdirSync, readFileSync, readdirSync, symlinkSync, unlinkSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  realpathSync,
+  symlinkSync,
+  unlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { spawnSync } from "node:child_process";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
-import { afterEach, describe, expect, onTestFinished, test } from "vitest";
+import { afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
 
 import {
   __testing,
@@ -453,6 +464,14 @@ describe("withLock", () => {
       const error = await refusal(() => withLock(file, () => withLock(name, () => {})));
       expect(error).toMatchObject({ code: "ERR_LOCK_SELF_DEADLOCK", lockPath: `${file}.lock` });
     }
+  });
+
+  test("inside of another file's asks nothing of the folder, which may hang", async () => {
+    const [file, other] = [newFile().file, path.join(temporaryFolder(), "other.json")];
+    const asked = vi.spyOn(realpathSync, "native");
+    onTestFinished(() => asked.mockRestore());
+    expect(await withLock(file, () => withLock(other, () => 7))).toBe(7);
+    expect(asked).not.toHaveBeenCalled();
   });
 
   test("inside of itself is told so through calls, timers and other locks", async () => {

@@ -221,7 +221,8 @@ for (const mode of ["events", "timers"] as const) {
       expect(waitedMs).toBeLessThan(2_500);
       if (mode === "events") {
         expect(ended.timers).toBeGreaterThanOrEqual(1);
-        expect(ended.timers).toBeLessThanOrEqual(1 + allowedTimers(waitedMs));
+        // Three are usual: the last look, the deadline, leaving the queue. Polling would take some fifty.
+        expect(ended.timers).toBeLessThan(8);
       } else {
         // Bounded also there: some thirty times a second.
         expect(ended.timers).toBeGreaterThan(1);

@@ -36,31 +36,26 @@ function readRequest(file, options, names) {
 const withLock = makeWithLock({
   readRequest: (file, options) => readRequest(file, options, LOCK_OPTIONS),
   acquire,
-  lockPathOf: ({ file }) => lockPathOf(file),
-  isOneLock,
+  isFor: ({ file }, lockPath) => isLockOf(file, lockPath),
 });
 
-/** As the binary has it: the real path of the folder, and the file's own name. */
-function lockPathOf(file) {
+/**
+ * Whether it is this file's lock: of its name, and in its folder, by the real path. Where the file system ignores case,
+ * two names are of one lock file; no two lock files have the same content. Asks about nothing else: a mount can hang.
+ */
+function isLockOf(file, lockPath) {
   const path = require("node:path");
-  const fs = require("node:fs");
-  try {
-    return `${path.join(fs.realpathSync.native(path.dirname(file)), path.basename(file))}.lock`;
-  } catch {
-    return `${file}.lock`; // no such folder: nobody holds a lock in it
-  }
-}
-
-/** Where the file system ignores case, two spellings name one lock file. No two lock files have the same content. */
-function isOneLock(held, wanted) {
-  if (held === wanted || held.toLowerCase() !== wanted.toLowerCase()) {
-    return held === wanted;
+  const name = `${path.basename(file)}.lock`;
+  if (path.basename(lockPath).toLowerCase() !== name.toLowerCase()) {
+    return false;
   }
   const fs = require("node:fs");
   try {
-    return fs.readFileSync(held).equals(fs.readFileSync(wanted));
+    const wanted = path.join(fs.realpathSync.native(path.dirname(file)), name);
+    const isInFolder = path.dirname(lockPath).toLowerCase() === path.dirname(wanted).toLowerCase();
+    return lockPath === wanted || (isInFolder && fs.readFileSync(lockPath).equals(fs.readFileSync(wanted)));
   } catch {
-    return false; // no such file: it is not held
+    return false; // no such folder, or no such file: nobody holds a lock there
   }
 }
 

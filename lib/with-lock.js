@@ -5,10 +5,10 @@
 const { GENERAL, argumentError, selfDeadlockError } = require("./errors.js");
 
 /**
- * Makes a `withLock`. `readRequest` checks the arguments, `acquire` gets the lock, and `lockPathOf` says of a request
- * which lock it asks for; `isOneLock`, whether two such paths are of one lock.
+ * Makes a `withLock`. `readRequest` checks the arguments, `acquire` gets the lock, and `isFor` says whether a request
+ * asks for a lock, which it gets by its `lockPath`.
  */
-function makeWithLock({ readRequest, acquire, lockPathOf, isOneLock = Object.is }) {
+function makeWithLock({ readRequest, acquire, isFor }) {
   /** What the running function holds by this `withLock`. Made with the first call. */
   let context;
 
@@ -25,7 +25,11 @@ function makeWithLock({ readRequest, acquire, lockPathOf, isOneLock = Object.is 
     const request = readRequest(target, options);
     context ??= new (require("node:async_hooks").AsyncLocalStorage)();
     const outer = context.getStore() ?? [];
-    refuseSelfDeadlock(outer, () => lockPathOf(request), isOneLock);
+    // What runs on after its `withLock` has ended may wait for the lock.
+    const own = outer.find(({ lockPath, isOver }) => !isOver && isFor(request, lockPath));
+    if (own) {
+      throw selfDeadlockError(own.lockPath);
+    }
     const held = await acquire(request);
     const hold = { lockPath: held.lockPath, isOver: false };
     let result;
@@ -64,17 +68,6 @@ function warnUnlessLost(error) {
     throw error;
   }
   process.emitWarning(error.message, { type: "LockWarning", code: error.code });
-}
-
-/** What runs on after its `withLock` has ended may wait for the lock. */
-function refuseSelfDeadlock(outer, lockPathOf, isOneLock) {
-  const holds = outer.filter(({ isOver }) => !isOver);
-  if (holds.length > 0) {
-    const lockPath = lockPathOf();
-    if (holds.some((hold) => isOneLock(hold.lockPath, lockPath))) {
-      throw selfDeadlockError(lockPath);
-    }
-  }
 }
 
 module.exports = { makeWithLock };

@@ -170,7 +170,7 @@ function postgresLocks(options) {
   const withLock = makeWithLock({
     readRequest: readWaiting,
     acquire,
-    lockPathOf: ({ lockPath }) => lockPath,
+    isFor: (request, lockPath) => request.lockPath === lockPath,
   });
 
   async function inspectLock(name) {

@@ -39,13 +39,8 @@ fn no_timers(errno: Errno, path: &Path) -> Error {
 fn arrive(mut waiter: Waiter<Caller>) {
     let session_file = waiter.request.session_file.clone();
     let is_quick = with_registry(|registry| registry.is_quick(session_file.parent()));
-    if !is_quick
-        && let Some(deadline) = waiter.deadline
-        && let Some(overdue) = deadline.checked_add(lock::HUNG_AFTER)
-    {
-        // `resolve` may hang, on a mount whose server is gone. `at` can't fail: the waiter has a keeper.
-        let session_file = session_file.clone();
-        waiter.caller.overdue = os::at(overdue, move || give_up_arrivals(&session_file)).ok();
+    if !is_quick {
+        limit_resolving(&mut waiter);
     }
     let is_first = with_registry(|registry| {
         let arrivals = registry.arrivals.entry(session_file.clone()).or_default();
@@ -54,6 +49,18 @@ fn arrive(mut waiter: Waiter<Caller>) {
     });
     if is_first {
         let_in(&session_file);
+    }
+}
+
+/// Sets the timer for a waiter whose deadline is over while `resolve` hangs, on a mount whose server is gone. It does
+/// nothing to a waiter that is not an arrival by then.
+pub fn limit_resolving(waiter: &mut Waiter<Caller>) {
+    if waiter.caller.overdue.is_none()
+        && let Some(overdue) = waiter.deadline.and_then(|it| it.checked_add(lock::HUNG_AFTER))
+    {
+        let session_file = waiter.request.session_file.clone();
+        // `at` can't fail: the waiter has a keeper.
+        waiter.caller.overdue = os::at(overdue, move || give_up_arrivals(&session_file)).ok();
     }
 }
 
@@ -87,8 +94,7 @@ fn admit(session_file: &Path) {
         match found {
             // Under one lock of the mutex: `cancel` finds every waiter in one place or the other.
             Ok(paths) => resume(&paths, |registry, now| {
-                if let Some(mut waiter) = take(registry) {
-                    waiter.caller.overdue = None;
+                if let Some(waiter) = take(registry) {
                     registry.entry(&paths).lock.acquire(now, waiter);
                 }
             }),
@@ -176,7 +182,7 @@ fn take_now(attempt: Attempt) -> Result<Option<HeldLock>> {
         Attempt::Acquired(lock) => Ok(Some(lock)),
         Attempt::TakenOver(lock) => {
             os::sleep(SETTLE); // the caller asked to block
-            Ok(lock.is_at_its_path()?.then_some(lock))
+            lock.confirmed()
         }
         Attempt::Queued(place) => {
             leave(place);

@@ -27,14 +27,11 @@ use super::{
     with_registry,
 };
 use crate::error::{Error, Result};
-use crate::os::{self, Instant, blocked};
+use crate::os::{self, Instant, RunsOn, blocked};
 use crate::protocol::{self, Attempt, HeldLock, LockPaths, LookPast, Place};
 
 /// If one order takes longer, its folder is slow.
 const SLOW: Duration = Duration::from_millis(250);
-
-/// How long a slow folder's orders are carried out by workers only.
-const SLOW_FOR: Duration = Duration::from_mins(1);
 
 /// What the driver keeps with a waiter.
 pub struct Caller {
@@ -139,66 +136,71 @@ fn note<T>(paths: &LockPaths, event: impl FnOnce(&mut Registry, Instant) -> T) -
     let now = os::now();
     with_registry(|registry| {
         let answer = event(registry, now);
-        let mut todo = Todo::default();
-        let Some(entry) = registry.locks.get_mut(paths) else {
-            return (answer, todo);
-        };
-        todo.orders = entry.lock.orders();
-        // Right here: at every moment a waiter is where the end of its environment finds it.
-        if todo.orders.iter().any(|order| matches!(order, Order::StartAnew(_))) {
-            for order in std::mem::take(&mut todo.orders) {
-                match order {
-                    Order::StartAnew(waiter) => {
-                        match start_anew(&mut registry.arrivals, &registry.clients, paths, waiter) {
-                            Ok(first) => todo.arrivals.extend(first),
-                            Err(refused) => {
-                                todo.orders.push_back(Order::Refuse(refused.0, refused.1));
-                            }
+        (answer, take_todo(registry, paths))
+    })
+}
+
+/// What a lock has ordered. Each event is followed by this under the same lock of the mutex.
+fn take_todo(registry: &mut Registry, paths: &LockPaths) -> Todo {
+    let mut todo = Todo::default();
+    let Some(entry) = registry.locks.get_mut(paths) else {
+        return todo;
+    };
+    todo.orders = entry.lock.orders();
+    // Right here: at every moment a waiter is where the end of its environment finds it.
+    if todo.orders.iter().any(|order| matches!(order, Order::StartAnew(_))) {
+        for order in std::mem::take(&mut todo.orders) {
+            match order {
+                Order::StartAnew(waiter) => {
+                    match start_anew(&mut registry.arrivals, &registry.clients, paths, waiter) {
+                        Ok(first) => todo.arrivals.extend(first),
+                        Err(refused) => {
+                            todo.orders.push_back(Order::Refuse(refused.0, refused.1));
                         }
                     }
-                    order => todo.orders.push_back(order),
                 }
+                order => todo.orders.push_back(order),
             }
         }
-        for order in &todo.orders {
-            match order {
-                Order::Grant(Waiter { request, .. }) => {
-                    let held = Acquisition::Held(paths.clone());
-                    registry.handles.insert(request.handle, held);
-                }
-                Order::Lost(handles, loss) => {
-                    for handle in handles {
-                        registry.handles.remove(handle);
-                        // After all of its environment nobody is left to ask.
-                        let acquisition = match loss {
-                            Loss::Released => continue,
-                            Loss::HoldExceeded => Acquisition::Ending(Vec::new()),
-                            Loss::Removed => Acquisition::Lost(*loss),
-                        };
-                        registry.handles.insert(*handle, acquisition);
-                    }
-                    let told = entry.tell_loss.extract_if(.., |(it, _)| handles.contains(it));
-                    todo.losses.extend(told.map(|(_, tell)| (tell, *loss)));
-                }
-                Order::Release(_, Some(_)) => registry.watchdog_releases += 1,
-                _ => {}
+    }
+    for order in &todo.orders {
+        match order {
+            Order::Grant(Waiter { request, .. }) => {
+                let held = Acquisition::Held(paths.clone());
+                registry.handles.insert(request.handle, held);
             }
+            Order::Lost(handles, loss) => {
+                for handle in handles {
+                    registry.handles.remove(handle);
+                    // After all of its environment nobody is left to ask.
+                    let acquisition = match loss {
+                        Loss::Released => continue,
+                        Loss::HoldExceeded => Acquisition::Ending(Vec::new()),
+                        Loss::Removed => Acquisition::Lost(*loss),
+                    };
+                    registry.handles.insert(*handle, acquisition);
+                }
+                let told = entry.tell_loss.extract_if(.., |(it, _)| handles.contains(it));
+                todo.losses.extend(told.map(|(_, tell)| (tell, *loss)));
+            }
+            Order::Release(_, Some(_)) => registry.watchdog_releases += 1,
+            _ => {}
         }
-        if entry.lock.hold().is_none() {
-            entry.tell_loss.clear();
-            entry.tell_wanted.clear();
-            todo.watches.extend(entry.loss_watch.take());
-            todo.watches.extend(entry.wanted_watch.take());
-        } else if !entry.tell_wanted.is_empty() && entry.lock.is_wanted() {
-            todo.wanted = std::mem::take(&mut entry.tell_wanted);
-            todo.watches.extend(entry.wanted_watch.take());
-        }
-        todo.timer = entry.plan_alarm(paths);
-        if entry.lock.is_done() && todo.orders.is_empty() {
-            todo.garbage.extend(registry.forget(paths));
-        }
-        (answer, todo)
-    })
+    }
+    if entry.lock.hold().is_none() {
+        entry.tell_loss.clear();
+        entry.tell_wanted.clear();
+        todo.watches.extend(entry.loss_watch.take());
+        todo.watches.extend(entry.wanted_watch.take());
+    } else if !entry.tell_wanted.is_empty() && entry.lock.is_wanted() {
+        todo.wanted = std::mem::take(&mut entry.tell_wanted);
+        todo.watches.extend(entry.wanted_watch.take());
+    }
+    todo.timer = entry.plan_alarm(paths);
+    if entry.lock.is_done() && todo.orders.is_empty() {
+        todo.garbage.extend(registry.forget(paths));
+    }
+    todo
 }
 
 impl Entry {
@@ -238,7 +240,8 @@ impl Todo {
             use Order::{Leave, Release, Try, TryPast};
             matches!(order, Try(..) | TryPast(..) | Release(..) | Leave(..))
         };
-        self.orders.iter().any(changes)
+        // To let arrivals in makes folders, and attempts.
+        !self.arrivals.is_empty() || self.orders.iter().any(changes)
     }
 
     /// Carries out the orders in a quick folder, as long as they are not `for_worker`. A worker does the rest.
@@ -316,7 +319,7 @@ fn carry_out(paths: &LockPaths, order: Order<Caller>) -> Todo {
             return report(paths, |lock, now| lock.path_checked(now, &held, is_ours));
         }
         Order::Release(held, None) => {
-            let (_, place) = release(&held); // a file that can't be removed is dead: the next takes it over
+            let (_, place) = release(&held); // nobody is left who could be told of an error
             drop(held);
             return report(paths, |lock, now| lock.released(now, place));
         }
@@ -352,27 +355,49 @@ pub fn catch<T>(path: &Path, call: impl FnOnce() -> Result<T>) -> Result<T> {
 pub fn guarded<T>(paths: &LockPaths, call: impl FnOnce() -> Result<T>) -> Result<T> {
     let started = os::now();
     let result = catch(paths.lock(), call);
-    if os::now().saturating_duration_since(started) > SLOW {
-        let folder = paths.folder().to_owned();
-        with_registry(|registry| registry.slow_folder(folder, os::now() + SLOW_FOR));
+    let now = os::now();
+    if now.saturating_duration_since(started) > SLOW {
+        with_registry(|registry| registry.folders.note_slow(paths.folder(), now));
     }
     result
 }
 
 /// Releases a lock on disk. Returns whether the file at its path was still ours.
-pub fn release(held: &HeldLock) -> (Result<bool>, Option<Place>) {
+///
+/// A lock file that could not be removed is dead, and the next contender takes it over. Where nothing would prove that, it
+/// would count as held for as long as this process lives: there the release is tried again.
+pub fn release(held: &Arc<HeldLock>) -> (Result<bool>, Option<Place>) {
     let mut place = None;
     let result = guarded(held.paths(), || {
         let (result, left) = held.release();
         place = left;
         result
     });
+    if result.is_err() && held.is_stuck() {
+        release_again(Arc::clone(held), FIRST_PAUSE);
+    }
     (result, place)
+}
+
+/// The pauses between the attempts to release a lock: each is twice as long as the last one, up to a minute.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+fn release_again(held: Arc<HeldLock>, pause: Duration) {
+    let again = move || {
+        os::run(Box::new(move |on| {
+            let is_over = on == RunsOn::Worker && held.release().0.is_ok();
+            if !is_over {
+                release_again(held, (2 * pause).min(LONGEST_PAUSE));
+            }
+        }));
+    };
+    os::at(os::now() + pause, again).into_iter().for_each(os::Timer::detach);
 }
 
 /// Releases a lock, calls `done` with the result, and then makes the next waiter's attempt on this thread. When
 /// `done` is called, the lock can be acquired again.
-pub fn release_and_tell(paths: &LockPaths, held: &HeldLock, done: Released) {
+pub fn release_and_tell(paths: &LockPaths, held: &Arc<HeldLock>, done: Released) {
     let (result, place) = release(held);
     let todo = report(paths, |lock, now| lock.released(now, place));
     done(result.map(|was_ours| (!was_ours).then_some(Loss::Removed)));

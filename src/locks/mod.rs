@@ -8,6 +8,7 @@
 
 mod acquire;
 mod drive;
+mod folders;
 mod lock;
 mod order;
 pub mod sweep;
@@ -25,6 +26,7 @@ use crate::verdict::SharedWith;
 
 pub use acquire::{acquire, try_acquire};
 use drive::{Caller, Entry, happen, happen_here};
+use folders::QuickFolders;
 pub use order::Exceeded;
 use order::{Waiter, take_if};
 
@@ -147,9 +149,7 @@ struct Registry {
     last_wait: u64,
     handles: HashMap<Handle, Acquisition>,
     last_handle: u64,
-    /// Folders on trusted file systems, by the name in use and by real path. Each is *quick* from this
-    /// instant on: any thread may make system calls there.
-    quick_folders: HashMap<PathBuf, Instant>,
+    folders: QuickFolders,
     /// By folder: the last lock file that was asked who else uses the folder; `None` once that was told.
     asked: HashMap<PathBuf, Option<FileId>>,
     /// How many locks the watchdog has released.
@@ -299,7 +299,6 @@ pub fn release_all(environment: Environment) -> usize {
 fn release_in(paths: &LockPaths, environment: Environment) -> bool {
     let lock = happen_here(paths, |lock, _| lock.release_environment(environment));
     if let Some(lock) = &lock {
-        // An error leaves a dead lock file, which the next contender takes over.
         let (_, place) = drive::release(lock);
         happen_here(paths, |lock, now| lock.released(now, place));
     }
@@ -399,16 +398,9 @@ pub fn is_idle() -> bool {
 }
 
 impl Registry {
+    /// Whether any thread may make system calls there.
     fn is_quick(&self, folder: Option<&Path>) -> bool {
-        let since = folder.and_then(|folder| self.quick_folders.get(folder));
-        since.is_some_and(|since| *since <= os::now())
-    }
-
-    /// Until this instant only workers make system calls in that folder.
-    fn slow_folder(&mut self, folder: PathBuf, until: Instant) {
-        // Its other names are not known here, so all of them are forgotten and found out again.
-        self.quick_folders.retain(|known, _| *known == folder);
-        self.quick_folders.insert(folder, until);
+        folder.is_some_and(|folder| self.folders.is_quick(folder))
     }
 
     fn has_arrivals(&mut self, session_file: &Path) -> bool {

@@ -63,14 +63,16 @@ pub fn run(job: Job) {
     if agenda.idle >= agenda.jobs.len() {
         return;
     }
-    if agenda.threads >= THREADS {
-        agenda.watch_for_hangs();
-    } else if !agenda.start_thread() && agenda.threads == 0 {
-        let job = agenda.jobs.pop_back();
-        drop(agenda);
-        if let Some(job) = job {
-            job(RunsOn::Caller);
-        }
+    if agenda.threads < THREADS && agenda.start_thread() {
+        return;
+    }
+    if agenda.threads > 0 {
+        return agenda.watch_for_hangs();
+    }
+    let job = agenda.jobs.pop_back();
+    drop(agenda);
+    if let Some(job) = job {
+        job(RunsOn::Caller);
     }
 }
 

@@ -51,6 +51,23 @@ impl HeldLock {
         self.file.is_trusted()
     }
 
+    /// Whether a release that has failed has to be tried again. It keeps the flock: else a takeover by age could come
+    /// between the check of the path and the removal.
+    pub fn is_stuck(&self) -> bool {
+        self.file.trust == Trust::Nothing
+    }
+
+    /// The same lock, if its path names it. An error: nobody holds it.
+    pub fn confirmed(self) -> Result<Option<Self>> {
+        match self.is_at_its_path() {
+            Ok(is_ours) => Ok(is_ours.then_some(self)),
+            Err(error) => {
+                let _ = self.release(); // no holder is better than two
+                Err(error)
+            }
+        }
+    }
+
     /// The open lock file, to be watched.
     pub fn file(&self) -> &File {
         &self.file.file
@@ -96,8 +113,8 @@ impl HeldLock {
     /// If others use the queue, returns our place, already given up. The caller leaves the queue later:
     /// leaving now would compete for the processor with the process that has just been woken.
     ///
-    /// On an error the lock is free all the same, but a dead file stays; the next contender replaces it.
-    /// Afterwards this value protects nothing.
+    /// On an error the lock is free all the same, but a dead file stays; the next contender replaces it. Where nothing
+    /// proves that a file is dead, the lock stays held: [`HeldLock::is_stuck`]. Afterwards this value protects nothing.
     pub fn release(&self) -> (Result<bool>, Option<Place>) {
         let was_ours = self.is_at_its_path().and_then(|ours| {
             if ours {
@@ -105,6 +122,9 @@ impl HeldLock {
             }
             Ok(ours)
         });
+        if was_ours.is_err() && self.is_stuck() {
+            return (was_ours, None);
+        }
         // Closing is not enough: a child between fork and exec may share the open file, and its flock.
         let unlocked = unlock(self.paths.lock(), &self.file);
         let place = self.place.clone().and_then(|mut place| {

@@ -48,7 +48,7 @@ fn publish_from_temporary(paths: &LockPaths, claim: &Claim) -> Result<Option<Hel
     discard(&paths.temporary(), &held.file);
     // Where flocks prove nothing, another contender may have taken the temporary's name away from us or
     // we from it, so that one has linked the other's file. The lock belongs to the one whose file it is.
-    in_place.unwrap_or_else(|| Ok(held.is_at_its_path()?.then_some(held)))
+    in_place.unwrap_or_else(|| held.confirmed())
 }
 
 /// Without hard links: the file is visible before its record is written.
@@ -58,8 +58,6 @@ fn publish_in_place(paths: &LockPaths, claim: &Claim) -> Result<Option<HeldLock>
         Err(Errno::EXIST) => return Ok(None),
         Err(errno) => return Err(errno).during("open", paths.lock()),
     };
-    match finish_or_remove(paths.lock(), paths, claim, &file)? {
-        Some(held) if held.is_at_its_path()? => Ok(Some(held)),
-        _ => Ok(None),
-    }
+    let finished = finish_or_remove(paths.lock(), paths, claim, &file)?;
+    finished.map_or(Ok(None), HeldLock::confirmed)
 }

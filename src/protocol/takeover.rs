@@ -75,18 +75,14 @@ pub fn take_over(
     }
     // Where flocks prove nothing, another contender may have used the temporary's name meanwhile, so that one
     // has moved the other's file. The lock belongs to the one whose file it is.
-    match held.is_at_its_path() {
+    Ok(match held.confirmed()? {
         // This package has made it, for its record promised a flock.
-        Ok(true) if ground == Ground::FlockGone && notes_reads && is_unread(dead) => {
-            Ok(Takeover::Done(held))
+        Some(held) if ground == Ground::FlockGone && notes_reads && is_unread(dead) => {
+            Takeover::Done(held)
         }
-        Ok(true) => Ok(Takeover::Unsettled(held)),
-        Ok(false) => Ok(Takeover::Lost),
-        Err(error) => {
-            let _ = held.release(); // can't know whether it is ours: no holder is better than two
-            Err(error)
-        }
-    }
+        Some(held) => Takeover::Unsettled(held),
+        None => Takeover::Lost,
+    })
 }
 
 /// Whether the file is older than that by the file system's own clock, which has just given our new file its time. The

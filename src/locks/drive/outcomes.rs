@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Caller, Todo, guarded, note, release, report};
+use super::{Caller, Todo, guarded, take_todo};
 use crate::error::{Error, Result};
+use crate::locks::acquire::limit_resolving;
 use crate::locks::lock::HUNG_AFTER;
 use crate::locks::order::{Order, Waiter};
 use crate::locks::{
@@ -19,9 +20,6 @@ use crate::verdict::{Facts, Limits, Report};
 
 /// After a shorter wait the folder is assumed to be the same: checking costs a `realpath`.
 const LONG_WAIT: Duration = Duration::from_millis(100);
-
-/// How many folders are remembered; a gateway has a few.
-pub const MOST_FOLDERS: usize = 1024;
 
 /// How often a waiter resolves its session file again before it is refused.
 const MOST_RESTARTS: u8 = 3;
@@ -37,10 +35,7 @@ pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
             (held, start_anew(&mut registry.arrivals, &registry.clients, paths, waiter))
         });
         let mut todo = Todo::default();
-        if let Some(held) = held {
-            let (_, place) = release(&held); // as in `carry_out`
-            todo = report(paths, |lock, now| lock.released(now, place));
-        }
+        todo.orders.extend(held.map(|held| Order::Release(held, None)));
         match started {
             Ok(first) => todo.arrivals.extend(first),
             Err(refused) => todo.orders.push_back(Order::Refuse(refused.0, refused.1)),
@@ -59,10 +54,10 @@ pub fn grant(paths: &LockPaths, waiter: Waiter<Caller>) -> Todo {
 
 /// This process holds the lock under another spelling of its name: has the waiters wait there, where it can be shared.
 pub fn move_waiters(paths: &LockPaths, other: &LockPaths, attempted: Result<Attempt>) {
-    let mut gone = Vec::new();
+    let (mut gone, now) = (Vec::new(), os::now());
     // Under one lock of the mutex: `cancel` finds every waiter in one place or the other, and who asks next finds no attempt
     // under way.
-    let ((), there) = note(other, |registry, now| {
+    let (here, there) = with_registry(|registry| {
         let lock = &mut registry.entry(paths).lock;
         let waiters = lock.take_waiters();
         lock.tried(now, attempted);
@@ -74,8 +69,9 @@ pub fn move_waiters(paths: &LockPaths, other: &LockPaths, attempted: Result<Atte
                 gone.push(waiter);
             }
         }
+        (take_todo(registry, paths), take_todo(registry, other))
     });
-    report(paths, |_, _| {}).carry_out(paths);
+    here.carry_out(paths);
     there.carry_out(other);
     for waiter in gone {
         (waiter.caller.deliver)(Err(moved(paths)));
@@ -99,6 +95,7 @@ pub fn start_anew(
     if waiter.caller.restarts > MOST_RESTARTS || !is_known {
         return Err(Box::new((waiter, moved(paths))));
     }
+    limit_resolving(&mut waiter);
     let session_file = waiter.request.session_file.clone();
     let others = arrivals.entry(session_file.clone()).or_default();
     others.push_back(waiter);
@@ -172,23 +169,12 @@ pub fn share(paths: &LockPaths, held: &Arc<HeldLock>, handle: Handle) -> bool {
     })
 }
 
-/// Finds out, once per folder, whether it is quick: on a trusted file system.
+/// Finds out, once per folder, whether it is quick.
 pub fn learn_speed(session_file: &Path, paths: &LockPaths) {
-    let named = session_file.parent();
-    let is_known = |registry: &mut Registry| {
-        named.is_some_and(|named| registry.quick_folders.contains_key(named))
-    };
-    if with_registry(is_known) || !protocol::is_trusted_folder(paths.folder()) {
-        return;
+    let (real, now) = (paths.folder(), os::now());
+    let named = session_file.parent().unwrap_or(real);
+    let is_learned = |registry: &mut Registry| registry.folders.is_learned(named, real, now);
+    if !with_registry(is_learned) && protocol::is_trusted_folder(real) {
+        with_registry(|registry| registry.folders.learn(named, real, now));
     }
-    with_registry(|registry| {
-        if registry.quick_folders.len() >= MOST_FOLDERS {
-            registry.quick_folders.clear();
-        }
-        // Another name of a slow folder is slow as well.
-        let since = registry.quick_folders.get(paths.folder()).copied().unwrap_or_else(os::now);
-        for folder in named.into_iter().chain([paths.folder()]) {
-            registry.quick_folders.entry(folder.to_owned()).or_insert(since);
-        }
-    });
 }

@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::outcomes::MOST_FOLDERS;
 use super::{Entry, Todo, happen, happen_by_timer, happen_here, report};
+use crate::locks::folders::MOST_FOLDERS;
 use crate::locks::{Handle, News, Registry, TellLoss, TellWanted, with_registry};
 use crate::os::{self, Errno, blocked};
 use crate::process;
@@ -151,13 +151,16 @@ pub fn watch_loss(handle: Handle, tell: TellLoss) {
         return;
     };
     if is_new {
-        let its_paths = paths.clone();
-        let watch = os::on_change(held.file(), move || {
-            happen_by_timer(&its_paths, |lock, _| lock.check_path());
-        });
-        // Another machine's changes are not reported.
-        let is_told = watch.is_ok() && held.is_trusted();
-        keep_watch(&paths, &held, watch, |entry| &mut entry.loss_watch);
+        // Elsewhere another machine's changes are not reported, and to begin a watch can hang.
+        let is_told = held.is_trusted() && {
+            let its_paths = paths.clone();
+            let watch = os::on_change(held.file(), move || {
+                happen_by_timer(&its_paths, |lock, _| lock.check_path());
+            });
+            let is_told = watch.is_ok();
+            keep_watch(&paths, &held, watch, |entry| &mut entry.loss_watch);
+            is_told
+        };
         if !is_told {
             let every = if held.is_trusted() { EVERY } else { EVERY_UNTRUSTED };
             happen_here(&paths, |lock, now| lock.check_every(now, &held, every));

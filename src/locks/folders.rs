@@ -1,0 +1,117 @@
+//! In which folders any thread may make system calls.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::os::Instant;
+
+/// How long a folder is slow after a slow call.
+const SLOW_FOR: Duration = Duration::from_mins(1);
+
+/// How many folders are remembered; a gateway has a few.
+pub const MOST_FOLDERS: usize = 1024;
+
+/// The *quick* folders: on trusted file systems, and not slow. Elsewhere a system call may hang, so only workers make it.
+#[derive(Default)]
+pub struct QuickFolders {
+    /// By the name in use and by real path.
+    quick: HashSet<PathBuf>,
+    /// By real path: slow until this instant.
+    slow: HashMap<PathBuf, Instant>,
+}
+
+impl QuickFolders {
+    /// Whether a folder of that name, or with that real path, is quick. If so, only [`QuickFolders::note_slow`] changes it.
+    pub fn is_quick(&self, folder: &Path) -> bool {
+        self.quick.contains(folder)
+    }
+
+    /// Whether [`QuickFolders::learn`] would do nothing.
+    pub fn is_learned(&self, named: &Path, real: &Path, now: Instant) -> bool {
+        self.quick.contains(named) || self.slow.get(real).is_some_and(|until| *until > now)
+    }
+
+    /// This folder is on a trusted file system.
+    pub fn learn(&mut self, named: &Path, real: &Path, now: Instant) {
+        if self.is_learned(named, real, now) {
+            return;
+        }
+        if self.quick.len() >= MOST_FOLDERS {
+            self.quick.clear();
+        }
+        self.quick.extend([named.to_owned(), real.to_owned()]);
+    }
+
+    /// A call in this folder was slow.
+    pub fn note_slow(&mut self, real: &Path, now: Instant) {
+        self.slow.retain(|_, until| *until > now);
+        self.slow.insert(real.to_owned(), now + SLOW_FOR);
+        if self.quick.contains(real) {
+            // Its other names are not known here, so all are forgotten and learned again.
+            self.quick.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os;
+
+    const A: [&str; 2] = ["/named/a", "/real/a"];
+    const B: [&str; 2] = ["/named/b", "/real/b"];
+
+    fn learn(folders: &mut QuickFolders, [named, real]: [&str; 2], now: Instant) {
+        folders.learn(Path::new(named), Path::new(real), now);
+    }
+
+    fn are_quick(folders: &QuickFolders, [named, real]: [&str; 2]) -> bool {
+        let is_quick = folders.is_quick(Path::new(named));
+        assert_eq!(folders.is_quick(Path::new(real)), is_quick);
+        is_quick
+    }
+
+    #[test]
+    fn a_folder_is_quick_once_it_is_known_to_be_trusted() {
+        let (mut folders, now) = (QuickFolders::default(), os::now());
+        assert!(!are_quick(&folders, A));
+        learn(&mut folders, A, now);
+        assert!(are_quick(&folders, A));
+        assert!(!are_quick(&folders, B));
+    }
+
+    #[test]
+    fn a_slow_folder_that_is_not_trusted_is_never_quick() {
+        let (mut folders, now) = (QuickFolders::default(), os::now());
+        folders.note_slow(Path::new(A[1]), now);
+        assert!(!folders.is_learned(Path::new(A[0]), Path::new(A[1]), now + SLOW_FOR));
+        assert!(!are_quick(&folders, A));
+    }
+
+    #[test]
+    fn a_slow_folder_is_slow_for_a_minute_whatever_others_are() {
+        let (mut folders, now) = (QuickFolders::default(), os::now());
+        learn(&mut folders, A, now);
+        learn(&mut folders, B, now);
+        folders.note_slow(Path::new(A[1]), now);
+        assert!(!are_quick(&folders, A));
+        folders.note_slow(Path::new(B[1]), now + SLOW_FOR / 2);
+        for soon in [now, now + SLOW_FOR / 2] {
+            learn(&mut folders, A, soon);
+            assert!(!are_quick(&folders, A));
+        }
+        learn(&mut folders, A, now + SLOW_FOR);
+        assert!(are_quick(&folders, A));
+        learn(&mut folders, B, now + SLOW_FOR);
+        assert!(!are_quick(&folders, B));
+    }
+
+    #[test]
+    fn another_slow_folder_leaves_quick_ones_quick() {
+        let (mut folders, now) = (QuickFolders::default(), os::now());
+        learn(&mut folders, A, now);
+        folders.note_slow(Path::new(B[1]), now);
+        assert!(are_quick(&folders, A));
+    }
+}
