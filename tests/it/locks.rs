@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use session_write_lock::error::Error;
 use session_write_lock::locks::{self, Request};
+use session_write_lock::protocol::{Approach, Attempt};
 
 use super::support::{NOBODY, Pending, Session, environment, release};
 
@@ -75,6 +76,30 @@ fn a_deadline_in_the_past_still_leaves_one_attempt() {
     session.leave_dead_lock();
     let request = Request { timeout_ms: Some(0), ..session.request(environment()) };
     release(&Pending::of(request).grant()).unwrap();
+}
+
+/// Its thread may still block then, with a place in the queue.
+#[test]
+fn who_comes_after_a_wait_was_given_up_makes_an_attempt_at_once() {
+    let session = Session::new();
+    release(&Pending::of(session.request(environment())).grant()).unwrap();
+    for round in 0..200 {
+        let Attempt::Acquired(held) = session.attempt_by(Approach::PastTheQueue) else {
+            panic!("it is not free")
+        };
+        let request = session.request(environment());
+        let (its, ticket) = (request.environment, request.ticket);
+        let waiting = Pending::of(request); // in a folder that is known: its attempt is over, and it waits
+        locks::cancel(its, ticket);
+        assert!(waiting.is_dropped());
+        held.release().0.unwrap();
+        let request = Request { timeout_ms: Some(0), ..session.request(environment()) };
+        if round % 2 == 0 {
+            release(&locks::try_acquire(&request).unwrap().expect("it is free")).unwrap();
+        } else {
+            release(&Pending::of(request).grant()).unwrap();
+        }
+    }
 }
 
 #[test]

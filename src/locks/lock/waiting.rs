@@ -37,7 +37,7 @@ pub struct Blocked {
     pub(super) check_at: Option<Instant>,
     /// Whether the lock was free at the last check.
     pub(super) was_free: bool,
-    /// All waiters gave up. New waiters may arrive before the thread returns.
+    /// All waiters gave up, and nothing ends the thread's wait (Windows). New waiters may come before it returns.
     pub(super) is_over: bool,
     /// Whether an attempt past the queue is running. If the thread returns meanwhile, its result is kept
     /// in `ended` until the attempt is over.
@@ -280,8 +280,8 @@ impl<C> Lock<C> {
         last_looks.min().map_or(now + after, |at| at.max(now + STUCK_AFTER).min(now + after))
     }
 
-    /// Before a waiter joins, which may have less time than those who wait. If nobody does any more, the thread may wait on
-    /// a file that has lost its name meanwhile.
+    /// Before a waiter joins, which may have less time than those who wait. If nobody did any more (Windows), the thread may
+    /// wait on a file that has lost its name meanwhile.
     pub(super) fn check_in_time(&mut self, now: Instant, deadline: Option<Instant>) {
         let is_first = self.waiters.is_empty();
         if let Stage::Blocked(blocked) = &mut self.stage
@@ -340,10 +340,19 @@ impl<C> Lock<C> {
                     self.rest();
                 }
             }
-            // The stage stays `Blocked` until the thread returns. That is soon, except on Windows. Then its place is left.
+            // The attempt goes on, and its result decides.
+            Stage::Blocked(blocked) if blocked.is_trying => {}
             Stage::Blocked(blocked) => {
-                blocked.is_over = true;
                 self.orders.push_back(Order::EndWait(self.number));
+                if os::WAIT_GIVES_FLOCK {
+                    // The thread returns soon, and what it brings is dropped. Who comes meanwhile makes an attempt.
+                    let awaited = blocked.awaited.take();
+                    self.close(awaited);
+                    self.rest();
+                } else {
+                    // The thread returns when the lock is free. Until then it blocks for those who come.
+                    blocked.is_over = true;
+                }
             }
             Stage::Idle | Stage::Busy | Stage::Settling { .. } | Stage::Held(_) => {}
         }
