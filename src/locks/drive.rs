@@ -373,7 +373,7 @@ pub fn release(held: &Arc<HeldLock>) -> (Result<bool>, Option<Place>) {
         place = left;
         result
     });
-    if result.is_err() && held.is_stuck() {
+    if result.is_err() && held.is_freed_by_removal() {
         release_again(Arc::clone(held), FIRST_PAUSE);
     }
     (result, place)

@@ -51,9 +51,10 @@ impl HeldLock {
         self.file.is_trusted()
     }
 
-    /// Whether a release that has failed has to be tried again. It keeps the flock: else a takeover by age could come
-    /// between the check of the path and the removal.
-    pub fn is_stuck(&self) -> bool {
+    /// Whether only the removal of its file frees it: nothing else would prove there that the file is dead. So a release
+    /// that has failed has to be tried again. It keeps the flock: else a takeover by age could come between the check of the
+    /// path and the removal.
+    pub fn is_freed_by_removal(&self) -> bool {
         self.file.trust == Trust::Nothing
     }
 
@@ -113,8 +114,8 @@ impl HeldLock {
     /// If others use the queue, returns our place, already given up. The caller leaves the queue later:
     /// leaving now would compete for the processor with the process that has just been woken.
     ///
-    /// On an error the lock is free all the same, but a dead file stays; the next contender replaces it. Where nothing
-    /// proves that a file is dead, the lock stays held: [`HeldLock::is_stuck`]. Afterwards this value protects nothing.
+    /// On an error the lock is free all the same, but a dead file stays; the next contender replaces it. The exception is
+    /// [`HeldLock::is_freed_by_removal`]. Afterwards this value protects nothing.
     pub fn release(&self) -> (Result<bool>, Option<Place>) {
         let was_ours = self.is_at_its_path().and_then(|ours| {
             if ours {
@@ -122,7 +123,7 @@ impl HeldLock {
             }
             Ok(ours)
         });
-        if was_ours.is_err() && self.is_stuck() {
+        if was_ours.is_err() && self.is_freed_by_removal() {
             return (was_ours, None);
         }
         // Closing is not enough: a child between fork and exec may share the open file, and its flock.
