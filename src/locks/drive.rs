@@ -561,6 +561,29 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_is_back_while_an_attempt_past_it_runs_leaves_the_queue_if_nobody_waits_any_more()
+     {
+        let (folder, paths, [_holder, mut contender]) = held_and_wanted();
+        let waiter = waiter(2, &folder.path().join("chat.jsonl"), None);
+        let (environment, ticket) = (waiter.request.environment, waiter.request.ticket);
+        contender.acquire(os::now(), waiter);
+        make_attempt(&mut contender, &paths);
+        let Some(Order::WaitForFlock(wait, awaited)) = contender.orders().pop_back() else {
+            panic!("no wait")
+        };
+        contender.looked(os::now(), wait, LookPast::Free);
+        contender.looked(os::now(), wait, LookPast::Free);
+        let Some(Order::TryPast(claim, approach)) = contender.orders().pop_back() else {
+            panic!("no attempt past the queue")
+        };
+        assert!(contender.cancel(environment, ticket).is_some());
+        contender.flock_ended(os::now(), wait, awaited, Err(Errno::INTR));
+        contender.tried_past(os::now(), protocol::attempt(&paths, &claim, approach));
+        assert!(contender.orders().iter().any(|order| matches!(order, Order::Leave(_))));
+        assert!(contender.is_done());
+    }
+
+    #[test]
     fn a_lock_that_was_forgotten_does_not_use_the_numbers_of_its_waits_again() {
         let (folder, paths, [_holder, _]) = held_and_wanted();
         let session_file = folder.path().join("chat.jsonl");

@@ -63,7 +63,7 @@ impl<C> Lock<C> {
         blocked.is_trying = false;
         blocked.was_free = false;
         blocked.check_at = Some(next_check);
-        let ended = blocked.ended.take();
+        let (number, ended) = (blocked.number, blocked.ended.take());
         match result {
             Ok(Attempt::Acquired(lock)) => {
                 self.end_wait(ended);
@@ -77,9 +77,9 @@ impl<C> Lock<C> {
             Ok(Attempt::Queued(place)) => self.orders.push_back(Order::Leave(place)),
             Err(error) => self.refuse_first(error),
         }
-        self.give_up_if_unwanted();
-        if let (Some(ended), Stage::Blocked(blocked)) = (ended, &self.stage) {
-            self.thread_is_back(now, blocked.number, ended);
+        match ended {
+            Some(ended) => self.thread_is_back(now, number, ended),
+            None => self.give_up_if_unwanted(),
         }
     }
 
