@@ -54,7 +54,8 @@ export interface Lock {
    * Releases the lock. A second call returns the same promise. It may be called without its object.
    *
    * Rejects with {@link LockLostError} if the lock was lost before; with a system error if the lock file could not be
-   * removed. In each case the lock is free; on a network or FUSE file system only as soon as the file can be removed.
+   * removed. In each case the lock is free; on some file systems only as soon as the file can be removed
+   * (docs/limits.md).
    */
   readonly release: () => Promise<void>;
   /** Whether the lock is still held. Asks the file system whether the lock file is still ours. */
@@ -294,7 +295,8 @@ export interface SessionWriteLock extends Lock {
    * be called without its object.
    *
    * Rejects with a system error if the lock file could not be removed. The lock is free all the same: the next
-   * contender finds a dead file and replaces it. On a network or FUSE file system the release is tried again. Resolves if the lock was lost before; then the lock file is left
+   * contender finds a dead file and replaces it; on some file systems only as soon as the file can be removed
+   * (docs/limits.md). Resolves if the lock was lost before; then the lock file is left
    * alone.
    */
   readonly release: () => Promise<void>;

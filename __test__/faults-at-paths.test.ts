@@ -194,16 +194,31 @@ testWith("root", "mounts", "bindfs", "strace")(
   async () => {
     const { mounts, through, view } = await mountBindfs();
     const [agent, other] = await Promise.all([mounts.agent(), mounts.agent()]);
-    await agent.acquire({ sessionFile: through });
-    const detach = await trace(agent, ...inject("?unlink,unlinkat", "error=EIO"));
-    await expect(agent.release(through)).rejects.toMatchObject({ code: "EIO", syscall: "unlink" });
-    expect(readdirSync(view)).toContain("chat.jsonl.lock");
-    await detach();
-    for (const next of [other, agent]) {
-      await expectWithin(BOUNDED_MS, next.acquire({ sessionFile: through, timeoutMs: BOUNDED_MS }));
-      await next.release(through);
+    const release = async () => {
+      await agent.acquire({ sessionFile: through });
+      const detach = await trace(agent, ...inject("?unlink,unlinkat", "error=EIO"));
+      await expect(agent.release(through)).rejects.toMatchObject({ code: "EIO", syscall: "unlink" });
+      await detach();
+    };
+    const sweep = async () => {
+      const dead = await mounts.agent();
+      await dead.acquire({ sessionFile: through });
+      await dead.kill();
+      const detach = await trace(agent, ...inject("?unlink,unlinkat", "error=EIO"));
+      const sweep = ({ lock }: Tools, sessionsDir: string) => lock.cleanStaleLockFiles({ sessionsDir });
+      const { locks } = await agent.run(sweep, path.dirname(through));
+      expect(locks).toMatchObject([{ pid: dead.pid, removed: false }]);
+      await detach();
+    };
+    for (const leave of [release, sweep]) {
+      await leave();
+      expect(readdirSync(view)).toContain("chat.jsonl.lock");
+      for (const next of [other, agent]) {
+        await expectWithin(BOUNDED_MS, next.acquire({ sessionFile: through, timeoutMs: BOUNDED_MS }));
+        await next.release(through);
+      }
+      await until("nothing is left", () => readdirSync(view).length === 0);
     }
-    await until("nothing is left", () => readdirSync(view).length === 0);
   },
 );
 

@@ -466,8 +466,8 @@ describe("withLock", () => {
     }
   });
 
-  test("inside of another file's asks nothing of the folder, which may hang", async () => {
-    const [file, other] = [newFile().file, path.join(temporaryFolder(), "other.json")];
+  test("inside of another file's asks nothing of a folder on the event loop: it may hang", async () => {
+    const [file, other] = [newFile().file, newFile().file];
     const asked = vi.spyOn(realpathSync, "native");
     onTestFinished(() => asked.mockRestore());
     expect(await withLock(file, () => withLock(other, () => 7))).toBe(7);

@@ -173,7 +173,7 @@ describe.runIf(process.platform === "linux")("the error without a binary", () =>
     expect(load().message).toContain("npm run build");
   });
 
-  test("of a bundle takes the folder above for nobody's checkout", async () => {
+  test("in a bundle does not speak of a checkout, whatever is in the folder above", async () => {
     const { build } = await import("esbuild");
     const above = `${project}/node_modules/session-write-lock`;
     const outfile = `${above}/bundle/index.js`;

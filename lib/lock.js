@@ -41,19 +41,19 @@ const withLock = makeWithLock({
 
 /**
  * Whether it is this file's lock: of its name, and in its folder, by the real path. Where the file system ignores case,
- * two names are of one lock file; no two lock files have the same content. Asks about nothing else: a mount can hang.
+ * two names are of one lock file; no two lock files have the same content.
  */
-function isLockOf(file, lockPath) {
+async function isLockOf(file, lockPath) {
   const path = require("node:path");
   const name = `${path.basename(file)}.lock`;
   if (path.basename(lockPath).toLowerCase() !== name.toLowerCase()) {
     return false;
   }
-  const fs = require("node:fs");
+  const fs = require("node:fs/promises"); // a mount can hang
   try {
-    const wanted = path.join(fs.realpathSync.native(path.dirname(file)), name);
+    const wanted = path.join(await fs.realpath(path.dirname(file)), name);
     const isInFolder = path.dirname(lockPath).toLowerCase() === path.dirname(wanted).toLowerCase();
-    return lockPath === wanted || (isInFolder && fs.readFileSync(lockPath).equals(fs.readFileSync(wanted)));
+    return lockPath === wanted || (isInFolder && (await fs.readFile(lockPath)).equals(await fs.readFile(wanted)));
   } catch {
     return false; // no such folder, or no such file: nobody holds a lock there
   }

@@ -5,8 +5,8 @@
 const { GENERAL, argumentError, selfDeadlockError } = require("./errors.js");
 
 /**
- * Makes a `withLock`. `readRequest` checks the arguments, `acquire` gets the lock, and `isFor` says whether a request
- * asks for a lock, which it gets by its `lockPath`.
+ * Makes a `withLock`. `readRequest` checks the arguments, `acquire` gets the lock, and `isFor(request, lockPath)` says
+ * whether the request is for the lock at that path.
  */
 function makeWithLock({ readRequest, acquire, isFor }) {
   /** What the running function holds by this `withLock`. Made with the first call. */
@@ -26,9 +26,10 @@ function makeWithLock({ readRequest, acquire, isFor }) {
     context ??= new (require("node:async_hooks").AsyncLocalStorage)();
     const outer = context.getStore() ?? [];
     // What runs on after its `withLock` has ended may wait for the lock.
-    const own = outer.find(({ lockPath, isOver }) => !isOver && isFor(request, lockPath));
-    if (own) {
-      throw selfDeadlockError(own.lockPath);
+    for (const { lockPath, isOver } of outer) {
+      if (!isOver && (await isFor(request, lockPath))) {
+        throw selfDeadlockError(lockPath);
+      }
     }
     const held = await acquire(request);
     const hold = { lockPath: held.lockPath, isOver: false };
@@ -60,8 +61,8 @@ function throwIfLost(loss, cause) {
 }
 
 /**
- * A lost lock did not protect the work, so the caller is told. A lock file that could not be removed did protect
- * it: the next process takes the dead file over.
+ * A lost lock did not protect the work, so the caller is told. If only the lock file could not be removed, the lock
+ * did protect it.
  */
 function warnUnlessLost(error) {
   if (error instanceof GENERAL.LostError) {

@@ -22,7 +22,7 @@ pub struct QuickFolders {
 }
 
 impl QuickFolders {
-    /// Whether a folder of that name, or with that real path, is quick. If so, only [`QuickFolders::note_slow`] changes it.
+    /// Whether a folder of that name, or with that real path, is quick.
     pub fn is_quick(&self, folder: &Path) -> bool {
         self.quick.contains(folder)
     }

@@ -11,8 +11,8 @@
 //!    ▲                    ▲  │ tried: queued, flocked          │
 //!    │   turn or flock    │  ├────────────► Blocked            │ release, loss
 //!    │   came             ├──┼───────────────┘                 │
-//!    │   changed, time    │  │ tried: otherwise contended      │
-//!    │                    ├──┼────────────► Watching           │
+//!    │   changed, time,   │  │ tried: otherwise contended      │
+//!    │   nobody waits     ├──┼────────────► Watching           │
 //!    │                    │  │ tried: taken over               │
 //!    │                    │  └────────────► Settling ──────────┤
 //!    └────────────────────┴────────────────────────────────────┘
@@ -90,6 +90,8 @@ pub struct Lock<C> {
     cannot_block: Option<Error>,
     /// The number of the current wait. An event with an earlier number is stale.
     number: u64,
+    /// How many threads of earlier waits are not back yet.
+    away: usize,
     /// Whether an event arrived while the driver was still setting up the watch.
     is_stirred: bool,
     /// How many attempts in a row found nothing changed after an event.
@@ -112,6 +114,7 @@ impl<C> Lock<C> {
             place: None,
             cannot_block: None,
             number: last_wait,
+            away: 0,
             is_stirred: false,
             quiet_looks: QUIET,
             blind_looks: 0,
@@ -150,7 +153,10 @@ impl<C> Lock<C> {
 
     /// Whether the driver may forget this lock.
     pub fn is_done(&self) -> bool {
-        matches!(self.stage, Stage::Idle) && self.waiters.is_empty() && self.place.is_none()
+        matches!(self.stage, Stage::Idle)
+            && self.waiters.is_empty()
+            && self.place.is_none()
+            && self.away == 0
     }
 
     /// The number of the last wait.

@@ -9,6 +9,7 @@
 mod acquire;
 mod drive;
 mod folders;
+mod leftovers;
 mod lock;
 mod order;
 pub mod sweep;

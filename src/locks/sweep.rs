@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::drive::no_thread;
+use super::drive::{self, no_thread};
 use super::users::{self, Users};
 use crate::error::{Context, Error, Result};
 use crate::os::{self, Errno, Instant, RunsOn};
@@ -208,7 +208,7 @@ impl Sweep {
     }
 
     /// Queues the next step behind the jobs that wait already. If the system gives no thread, the sweep ends
-    /// with an error; the locks that still settle become dead locks again.
+    /// with an error; the locks that still settle become dead locks again, on a mount once this process has ended.
     fn go_on(self: Box<Self>) {
         os::run(Box::new(move |on| match on {
             RunsOn::Worker => self.take_step(),
@@ -317,7 +317,7 @@ impl Sweep {
             Ok(None) => None,
             Ok(Some(Clearing::Kept(inspection))) => Some(inspection),
             Ok(Some(Clearing::Replaced { mut inspection, held, settles: false })) => {
-                match inspect::finish(&held) {
+                match finish(held) {
                     Ok(is_removed) => inspection.is_removed = is_removed,
                     Err(cause) => inspection.cause = Some(cause),
                 }
@@ -346,14 +346,14 @@ impl Sweep {
             let Some(Settling { index, ours, .. }) = self.settling.pop_front() else {
                 return;
             };
-            let finished = inspect::finish(&ours);
-            let paths = ours.paths();
-            super::removed(paths);
+            let paths = ours.paths().clone();
+            let finished = finish(ours);
+            super::removed(&paths);
             match (finished, &mut self.found[index]) {
                 (Ok(true), Some(inspection)) => inspection.is_removed = true,
                 (Err(cause), Some(inspection)) => inspection.cause = Some(cause),
                 // Somebody else replaced our file: judge the new one.
-                _ => self.found[index] = self.inspect(paths),
+                _ => self.found[index] = self.inspect(&paths),
             }
         }
     }
@@ -379,6 +379,14 @@ impl Measure {
     fn now_ms(self) -> i64 {
         self.now_ms.unwrap_or_else(os::wall_ms)
     }
+}
+
+/// Releases the lock that replaced a dead one. `false`: somebody else had removed it before; the path may be
+/// another holder's.
+fn finish(ours: HeldLock) -> Result<bool> {
+    let is_ours = ours.is_at_its_path();
+    drive::release(&Arc::new(ours)).0?;
+    is_ours
 }
 
 /// Takes the value out of a slot; a second call returns `None`.

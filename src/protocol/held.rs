@@ -51,9 +51,9 @@ impl HeldLock {
         self.file.is_trusted()
     }
 
-    /// Whether only the removal of its file frees it: nothing else would prove there that the file is dead. So a release
-    /// that has failed has to be tried again. It keeps the flock: else a takeover by age could come between the check of the
-    /// path and the removal.
+    /// Whether only the removal of its file frees it: nothing else would prove there that the file is dead. A release that
+    /// has failed has to be tried again. Until it succeeds the flock is kept: else a takeover by age, by a process that
+    /// sees it, could come between the check of the path and the removal.
     pub fn is_freed_by_removal(&self) -> bool {
         self.file.trust == Trust::Nothing
     }
@@ -114,8 +114,8 @@ impl HeldLock {
     /// If others use the queue, returns our place, already given up. The caller leaves the queue later:
     /// leaving now would compete for the processor with the process that has just been woken.
     ///
-    /// On an error the lock is free all the same, but a dead file stays; the next contender replaces it. The exception is
-    /// [`HeldLock::is_freed_by_removal`]. Afterwards this value protects nothing.
+    /// On an error the lock is free all the same, but a dead file stays, which the next contender replaces; unless the lock
+    /// [is freed by removal](HeldLock::is_freed_by_removal). Afterwards this value protects nothing.
     pub fn release(&self) -> (Result<bool>, Option<Place>) {
         let was_ours = self.is_at_its_path().and_then(|ours| {
             if ours {
@@ -137,6 +137,8 @@ impl HeldLock {
             place.leave();
             None
         });
+        // Without its name the flock means nothing there, and the mount may be gone.
+        let unlocked = if self.is_freed_by_removal() { Ok(()) } else { unlocked };
         (was_ours.and_then(|ours| unlocked.map(|()| ours)), place)
     }
 }

@@ -176,14 +176,6 @@ pub fn clear(paths: &LockPaths, claim: &Claim, now_ms: i64) -> Result<Option<Cle
     Ok(Some(Clearing::Kept(Inspection::unknown(paths, None))))
 }
 
-/// Releases the lock that replaced a dead one. `false`: somebody else had removed it before; the path may be
-/// another holder's.
-pub fn finish(ours: &HeldLock) -> Result<bool> {
-    let is_ours = ours.is_at_its_path();
-    ours.release().0?;
-    is_ours
-}
-
 /// Removes an abandoned temporary. On failure it stays for the next takeover.
 pub fn clear_temporary(path: &Path, claim: &Claim) {
     let _ = temporary::sweep(path, claim, None);

@@ -52,7 +52,7 @@ fn contents() -> Vec<String> {
 
 fn finish(clearing: Option<Clearing>) {
     if let Some(Clearing::Replaced { held, .. }) = clearing {
-        inspect::finish(&held).unwrap();
+        held.release().0.unwrap();
     }
 }
 

@@ -151,7 +151,7 @@ pub fn watch_loss(handle: Handle, tell: TellLoss) {
         return;
     };
     if is_new {
-        // Elsewhere another machine's changes are not reported, and to begin a watch can hang.
+        // On an untrusted file system another machine's changes are not reported, and beginning a watch can hang.
         let is_told = held.is_trusted() && {
             let its_paths = paths.clone();
             let watch = os::on_change(held.file(), move || {

@@ -37,7 +37,7 @@ pub struct Blocked {
     pub(super) check_at: Option<Instant>,
     /// Whether the lock was free at the last check.
     pub(super) was_free: bool,
-    /// All waiters gave up, and nothing ends the thread's wait (Windows). New waiters may come before it returns.
+    /// All waiters gave up. New waiters may come before the thread returns: soon, or, on Windows, when the lock is free.
     pub(super) is_over: bool,
     /// Whether an attempt past the queue is running. If the thread returns meanwhile, its result is kept
     /// in `ended` until the attempt is over.
@@ -124,7 +124,10 @@ impl<C> Lock<C> {
                 self.close(awaited);
             }
             // This wait was ended before: the result is stale.
-            _ => self.drop_end(end),
+            _ => {
+                self.away = self.away.saturating_sub(1);
+                self.drop_end(end);
+            }
         }
     }
 
@@ -210,6 +213,7 @@ impl<C> Lock<C> {
             // Nothing calls the thread back there, and nobody is passed by another attempt: there is no queue.
             let awaited = blocked.awaited.take();
             self.orders.push_back(Order::EndWait(number)); // it may not have begun
+            self.away += 1;
             self.close(awaited);
             return self.go_on();
         }
@@ -280,8 +284,8 @@ impl<C> Lock<C> {
         last_looks.min().map_or(now + after, |at| at.max(now + STUCK_AFTER).min(now + after))
     }
 
-    /// Before a waiter joins, which may have less time than those who wait. If nobody did any more (Windows), the thread may
-    /// wait on a file that has lost its name meanwhile.
+    /// Before a waiter joins, which may have less time than those who wait. If nobody did any more, the thread may wait on
+    /// a file that has lost its name meanwhile.
     pub(super) fn check_in_time(&mut self, now: Instant, deadline: Option<Instant>) {
         let is_first = self.waiters.is_empty();
         if let Stage::Blocked(blocked) = &mut self.stage
@@ -294,9 +298,11 @@ impl<C> Lock<C> {
 
     /// The attempt past the queue took the lock: ends the wait of the thread that still blocks.
     fn end_wait(&mut self, ended: Option<End>) {
-        match ended {
-            Some(ended) => self.drop_end(ended),
-            None => self.orders.push_back(Order::EndWait(self.number)),
+        if let Some(ended) = ended {
+            self.drop_end(ended);
+        } else {
+            self.orders.push_back(Order::EndWait(self.number));
+            self.away += 1;
         }
         if let Stage::Blocked(blocked) = &mut self.stage {
             let awaited = blocked.awaited.take();
@@ -344,13 +350,14 @@ impl<C> Lock<C> {
             Stage::Blocked(blocked) if blocked.is_trying => {}
             Stage::Blocked(blocked) => {
                 self.orders.push_back(Order::EndWait(self.number));
-                if os::WAIT_GIVES_FLOCK {
+                if os::WAIT_GIVES_FLOCK && self.away == 0 {
                     // The thread returns soon, and what it brings is dropped. Who comes meanwhile makes an attempt.
                     let awaited = blocked.awaited.take();
+                    self.away += 1;
                     self.close(awaited);
                     self.rest();
                 } else {
-                    // The thread returns when the lock is free. Until then it blocks for those who come.
+                    // Who comes waits for the thread to return: there must not be any number of them.
                     blocked.is_over = true;
                 }
             }
