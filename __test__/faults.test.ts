@@ -89,7 +89,9 @@ for (const [why, itsTest, start] of WITHOUT_INOTIFY) {
 
     const how = agent.run(async ({ lock }, sessionFile) => {
       const { signal } = await lock.acquireSessionWriteLock({ sessionFile, maxHoldMs: 100 });
-      await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      if (!signal.aborted) {
+        await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      }
       return signal.reason.how;
     }, sessionFile);
     await expectWithin(PROMPT_MS, how);

@@ -15,7 +15,7 @@ import {
   releaseAllSessionWriteLocks,
   tryAcquireSessionWriteLock,
 } from "../index.js";
-import { Agent, newSession, root, until } from "./support.js";
+import { aborted, Agent, newSession, root, until } from "./support.js";
 
 afterEach(() => {
   releaseAllSessionWriteLocks();
@@ -128,12 +128,12 @@ test("the whole process is asked: a worker's locks are listed here, ours there, 
 test("what the watchdog or somebody else has ended is not listed", async () => {
   const { sessionFile, lockPath } = newSession();
   const held = await acquireSessionWriteLock({ sessionFile, maxHoldMs: 100 });
-  await once(held.signal, "abort");
+  await aborted(held.signal);
   expect(heldSessionWriteLocks()).toEqual([]);
   const lost = await acquireSessionWriteLock({ sessionFile });
-  const aborted = once(lost.signal, "abort");
+  const { signal } = lost;
   rmSync(lockPath);
-  await aborted;
+  await aborted(signal);
   expect(heldSessionWriteLocks()).toEqual([]);
 });
 

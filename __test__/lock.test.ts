@@ -36,7 +36,7 @@ import {
   tryLock,
   withLock,
 } from "../index.js";
-import { Agent, asAnotherUser, DEAD_RECORDS, root, temporaryFolder, testWith, until } from "./support.js";
+import { aborted, Agent, asAnotherUser, DEAD_RECORDS, root, temporaryFolder, testWith, until } from "./support.js";
 
 function newFile() {
   const folder = temporaryFolder();
@@ -415,14 +415,14 @@ describe("withLock", () => {
     let reason: unknown;
     const exceeded = await refusal(() =>
       withLock(file, { maxHoldMs: 10, onWarning() {} }, async ({ signal }) => {
-        await new Promise((resolve) => signal.addEventListener("abort", resolve));
+        await aborted(signal);
         reason = signal.reason;
       }),
     );
     expect(exceeded).toBe(reason);
     const thrown = await refusal(() =>
       withLock(file, { maxHoldMs: 10, onWarning() {} }, async ({ signal }) => {
-        await new Promise((resolve) => signal.addEventListener("abort", resolve));
+        await aborted(signal);
         signal.throwIfAborted();
       }),
     );

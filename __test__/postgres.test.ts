@@ -13,7 +13,7 @@ import { isLockLostError, isLockTimeoutError, LockLostError } from "../index.js"
 import { postgresLocks } from "../postgres.js";
 import { freePort } from "../scripts/postgres-server.mjs";
 import { Machine, newLocks, newName, useServer } from "./postgres.js";
-import { root, temporaryFolder, testWith, until } from "./support.js";
+import { aborted, root, temporaryFolder, testWith, until } from "./support.js";
 
 const test = testWith("a PostgreSQL server");
 
@@ -262,8 +262,6 @@ describe("waiting", () => {
         const name = newName();
         const held = await locks.lock(name);
         const other = isHere ? undefined : await Machine.start(address());
-        const aborted = (signal: AbortSignal) =>
-          new Promise((resolve) => (signal.aborted ? resolve(0) : signal.addEventListener("abort", resolve)));
         const early = isAskedFirst ? aborted(held.wanted) : undefined;
         const wait: Promise<unknown> = other ? other.lock(name) : locks.lock(name).then((lock) => lock.release());
         await (early ?? until("it waits", async () => isHere || (await waitersOf(locks, name)) === 1));

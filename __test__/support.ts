@@ -4,6 +4,7 @@
  */
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -215,6 +216,13 @@ export async function until(
   }
 }
 
+/** Resolves when a signal has aborted, which may have been before. */
+export async function aborted(signal: AbortSignal): Promise<void> {
+  if (!signal.aborted) {
+    await once(signal, "abort");
+  }
+}
+
 /** What a process has of the things that a wait can leave behind. */
 export interface Footprint {
   descriptors: number;
@@ -270,7 +278,7 @@ function lockThreads(pid: number): string[] {
   return stats.filter((stat) => stat.includes("(session-lock)"));
 }
 
-function readOrNothing(file: string): string {
+export function readOrNothing(file: string): string {
   try {
     return readFileSync(file, "utf8");
   } catch {
