@@ -22,11 +22,17 @@ import {
   getProcessStartTime,
   SessionWriteLockTimeoutError,
 } from "../index.js";
-import { Agent, isOnFallback, skipAloud, temporaryFolder, type Tools } from "./support.js";
+import { Agent, isOnFallback, skipAloud, temporaryFolder, type Tools, untilAsleep } from "./support.js";
 
 type Module = "addon" | "typescript";
 
 const TIMEOUT = { code: "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT" };
+
+/**
+ * How long a removal by path has no new lock to hit. A stand-in that was stopped for longer between its look and its removal
+ * may remove a live lock: no protocol of ours can help that.
+ */
+const SETTLE_MS = 50;
 
 /** Long for a machine that is busy with other things, short beside every timeout of the lock. */
 const PROMPT_MS = 4_000;
@@ -80,29 +86,30 @@ async function append(
   }
 }
 
-/** One attempt. Who gets the lock keeps it until `release`. */
+/** One attempt. Who gets the lock keeps it until `release`. With `gapMs` of the older module. */
 async function attempt(
   { lock, kept, require }: Tools,
   sessionFile: string,
   module: Module,
   timeoutMs: number,
-): Promise<boolean> {
+): Promise<{ won: boolean; gapMs: number }> {
   const acquire =
     module === "addon"
       ? lock.acquireSessionWriteLock
       : require("./typescript-lock.cjs").acquire;
   try {
-    kept.set(sessionFile, await acquire({ sessionFile, timeoutMs }));
-    return true;
+    const held = await acquire({ sessionFile, timeoutMs });
+    kept.set(sessionFile, held);
+    return { won: true, gapMs: held.gapMs ?? 0 };
   } catch (error: any) {
     if (error.code === "OPENCLAW_SESSION_WRITE_LOCK_TIMEOUT" || error.code === "LOCKED") {
-      return false;
+      return { won: false, gapMs: error.gapMs ?? 0 };
     }
     throw error;
   }
 }
 
-/** Waits for the lock, says when it came, and keeps it. */
+/** Waits for the lock, says when it came, with `gapMs` of the older module, and keeps it. */
 async function hold(
   { lock, kept, require, send }: Tools,
   sessionFile: string,
@@ -113,7 +120,7 @@ async function hold(
       ? lock.acquireSessionWriteLock
       : require("./typescript-lock.cjs").acquire;
   const held = await acquire({ sessionFile, timeoutMs: 120_000 });
-  send({ acquiredAt: Number(process.hrtime.bigint()) });
+  send({ at: Number(process.hrtime.bigint()), gapMs: held.gapMs ?? 0 });
   kept.set(sessionFile, held);
 }
 
@@ -171,19 +178,19 @@ async function race(
   sessionFile: string,
   makeDead: DeadLock,
   timeoutMs: number,
-): Promise<number> {
+): Promise<{ winners: number; gapMs: number }> {
   const lockPath = `${sessionFile}.lock`;
   makeDead(lockPath);
-  const won = await Promise.all(
+  const outcomes = await Promise.all(
     agents.map((agent, index) => agent.run(attempt, sessionFile, modules[index]!, timeoutMs)),
   );
-  const winners = agents.filter((_, index) => won[index]);
+  const winners = agents.filter((_, index) => outcomes[index]!.won);
   await Promise.all(winners.map((winner) => winner.release(sessionFile)));
   rmSync(lockPath, { force: true });
-  return winners.length;
+  return { winners: winners.length, gapMs: Math.max(...outcomes.map(({ gapMs }) => gapMs)) };
 }
 
-/** How often a round had 0, 1, 2, … winners. */
+/** How often a round had 0, 1, 2, … winners. Without the rounds in which the older module could rob somebody. */
 async function tally(
   modules: Module[],
   makeDead: DeadLock,
@@ -192,9 +199,12 @@ async function tally(
   const { sessionFile } = newSession();
   const agents = await startAgents(modules.length);
   const counts: Record<number, number> = {};
-  for (let round = 0; round < rounds; round += 1) {
-    const winners = await race(agents, modules, sessionFile, makeDead, timeoutMs);
-    counts[winners] = (counts[winners] ?? 0) + 1;
+  for (let round = 0; round < rounds; ) {
+    const { winners, gapMs } = await race(agents, modules, sessionFile, makeDead, timeoutMs);
+    if (gapMs < SETTLE_MS) {
+      counts[winners] = (counts[winners] ?? 0) + 1;
+      round += 1;
+    }
   }
   return counts;
 }
@@ -236,7 +246,7 @@ test("the same race lets two holders in where the lock is the older module's", a
   let winners = 0;
   for (let round = 0; round < 300 && winners < 2; round += 1) {
     const makeDead = (file: string) => writeFileSync(file, record);
-    winners = Math.max(winners, await race(agents, modules, sessionFile, makeDead, 100));
+    winners = Math.max(winners, (await race(agents, modules, sessionFile, makeDead, 100)).winners);
   }
   expect(winners).toBeGreaterThan(1);
 });
@@ -254,37 +264,42 @@ for (const dead of ["typescript", "addon"] as const) {
 
 // --- Holders die --------------------------------------------------------------------------------
 
-/** Kills whoever holds the lock, again and again; says how long each takeover took, in ms. */
+/**
+ * Kills whoever holds the lock, again and again; says how long each takeover took, in ms. Without the rounds in which the
+ * older module could rob somebody.
+ */
 async function killHolders(modules: Module[], kills: number): Promise<number[]> {
   const { sessionFile } = newSession();
   const takeovers: number[] = [];
   const start = async (module: Module) => {
     const agent = await Agent.start();
     agent.run(hold, sessionFile, module).catch(() => {}); // killed while it waits or holds
-    const contender = { agent, module, acquiredAt: agent.note().then((note) => note.acquiredAt) };
-    return contender;
+    return { agent, module, acquired: agent.note() as Promise<{ at: number; gapMs: number }> };
   };
   const contenders = await Promise.all(modules.map(start));
   let killedAt = 0;
+  let couldRob = false;
   for (let kill = 0; ; kill += 1) {
     const holder = await Promise.race(
-      contenders.map(({ acquiredAt }, index) => acquiredAt.then((at) => ({ index, at }))),
+      contenders.map(({ acquired }, index) => acquired.then((note) => ({ index, ...note }))),
     );
-    // An interval ends at the kill, on the same clock.
-    expect(holder.at).toBeGreaterThan(killedAt);
-    if (kill > 0) {
-      takeovers.push((holder.at - killedAt) / 1e6);
-    }
     const others = contenders.filter((_, index) => index !== holder.index);
-    let second = false;
-    for (const { acquiredAt } of others) {
-      void acquiredAt.then(() => {
-        second = true;
-      });
+    const seconds: { gapMs: number }[] = [];
+    for (const { acquired } of others) {
+      void acquired.then((note) => seconds.push(note));
     }
     // Each message comes after a note that was sent before it.
     await Promise.all(others.map(({ agent }) => agent.run(() => {})));
-    expect(second).toBe(false);
+    const couldRobBefore = couldRob; // who was robbed then may be the holder now
+    couldRob = [holder, ...seconds].some(({ gapMs }) => gapMs >= SETTLE_MS);
+    if (!couldRob && !couldRobBefore) {
+      expect(seconds).toEqual([]);
+      // An interval ends at the kill, on the same clock.
+      expect(holder.at).toBeGreaterThan(killedAt);
+      if (kill > 0) {
+        takeovers.push((holder.at - killedAt) / 1e6);
+      }
+    }
     const { agent, module } = contenders[holder.index]!;
     if (kill === kills) {
       return takeovers;
@@ -306,6 +321,7 @@ test("holders die by SIGKILL again and again, and each time one waiter takes ove
 
 test("waiters take over from killed holders of the other module, in both directions", async () => {
   const takeovers = await killHolders(["addon", "typescript"], 8);
+  expect(takeovers).not.toEqual([]);
   expect(Math.max(...takeovers)).toBeLessThan(PROMPT_MS);
 });
 
@@ -574,6 +590,9 @@ eventTest("a waiter of another process is woken by the release, and by no timer 
     };
     kept.set("woken", woken());
   }, sessionFile);
+  if (process.platform !== "win32") {
+    await untilAsleep(waiter.pid); // looks into /proc
+  }
   await delay(300); // who looks by time does so within 32 ms
   await holder.release(sessionFile);
   expect(await waiter.run(({ kept }) => kept.get("woken"))).toEqual({ events: 1, timers: 0 });
