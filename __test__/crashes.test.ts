@@ -92,7 +92,7 @@ class Scene {
 async function untilFree(scene: Scene): Promise<void> {
   const isLeft = (file: string) => existsSync(file);
   const files = [scene.lockPath, `${scene.lockPath}.queue`];
-  await until("no lock file and no queue file is left", () => !files.some(isLeft), 2_000);
+  await until("no lock file and no queue file is left", () => !files.some(isLeft));
 }
 
 /**

@@ -59,9 +59,7 @@ function expectGone(...lockPaths: string[]) {
 }
 
 async function expectFreeAtOnce(sessionFile: string) {
-  const started = performance.now();
   const { lockPath, release } = await acquireSessionWriteLock({ sessionFile, ...AT_ONCE });
-  expect(performance.now() - started).toBeLessThan(1_000);
   expect(JSON.parse(readFileSync(lockPath, "utf8"))).toMatchObject({ pid: process.pid });
   await release();
   expectGone(lockPath);
@@ -228,10 +226,8 @@ describe("an end that runs no code", () => {
     const waiting = waiter.acquire({ sessionFile, timeoutMs: Infinity });
     // Answered after the acquire has been called over there.
     await waiter.run(() => {});
-    const started = performance.now();
     await holder.kill("SIGKILL");
     await waiting;
-    expect(performance.now() - started).toBeLessThan(1_000);
     await expectHeldBy(waiter.pid, sessionFile, await startAgent(process.execPath));
   });
 

@@ -28,7 +28,7 @@ export const SKIPPED = [
   [/.*(wait for one with the older module, and it for them|that name, behind the older module)/, EVENTS],
   [/^containers .*(of the older module|\{pid, createdAt(, comm)?\})/, WRITER],
   [/^examples .*the demo > holds every claim/, WRITER],
-  [/^faults-queue .*(in the order in which they came|does not change the order of the others|leaves no queue file|queue file of waiters that were killed|leaves the queue file of those)/, QUEUE],
+  [/^faults-queue .*(in the order in which they came|does not change the order of the others|leaves no queue file|queue file of waiters that (were killed|have exited)|leaves the queue file of those)/, QUEUE],
   [/^faults-queue .*behind the older module/, EVENTS],
   [/^examples .*(a client that goes away|lock-for-life\.mjs)/, WANTED],
   [/^wanted .*a holder is told/, WANTED],

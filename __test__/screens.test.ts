@@ -32,6 +32,8 @@ interface Scene {
   pids: Record<string, number>;
   /** Through what the command line is started. */
   through?: string[];
+  /** What is done between the two calls. */
+  beforeWhy?: () => void;
 }
 
 /** A session in a folder that every user may enter. */
@@ -56,10 +58,11 @@ function ago(ms: number): string {
 
 // --- Pictures -----------------------------------------------------------------------------------
 
-async function picture({ session, pids, through }: Scene): Promise<string> {
+async function picture({ session, pids, through, beforeWhy }: Scene): Promise<string> {
   const options = { cwd: session.folder, through };
   const name = (text: string) => normal(text, session.folder, pids);
   const status = await call(["status"], options);
+  beforeWhy?.();
   const why = await call(["why", "chat.jsonl"], options);
   return [
     "$ session-write-lock status",
@@ -259,8 +262,9 @@ testWith("another user")("dead: too old, where only age can tell", async () => {
 
 test("unknown: empty, and just made", async () => {
   const scene = newScene();
-  writeFileSync(scene.session.lockPath, "");
-  await show("unknown-empty", scene);
+  const makeNew = () => writeFileSync(scene.session.lockPath, "");
+  makeNew();
+  await show("unknown-empty", { ...scene, beforeWhy: makeNew });
 });
 
 test("unknown: of a process that runs, but doesn't have the file open", async () => {

@@ -28,7 +28,9 @@ async function end(script: string, signal?: NodeJS.Signals) {
   const output = text(child.stdout);
   const errors = text(child.stderr);
   if (signal) {
-    await once(child.stdout, "data");
+    let said = "";
+    child.stdout.on("data", (chunk) => (said += chunk));
+    await until("it is ready", () => said.includes("ready\n"));
     child.kill(signal);
   }
   // A process that lives on fails the test soon.
@@ -158,7 +160,7 @@ describe("a program with general locks alone", () => {
     const script = `
       ${GENERAL}
       console.log(["SIGINT", "SIGTERM", "SIGQUIT", "SIGABRT"].map((it) => process.listenerCount(it)).join());
-      setInterval(() => {}, 1000);`;
+      ready();`;
     const { lines, killedBy, isLocked } = await end(script, "SIGTERM");
     // The dead file stays: the next process takes it over.
     expect({ lines, killedBy, isLocked }).toEqual({ lines: ["0,0,0,0"], killedBy: "SIGTERM", isLocked: true });

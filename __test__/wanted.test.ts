@@ -63,8 +63,9 @@ describe("a holder is told", () => {
   test("of a waiter in another process", async () => {
     const file = newFile();
     const held = await take(file);
+    const agent = await startAgent();
     const told = aborted(held.wanted);
-    const waiting = waitElsewhere(await startAgent(), file);
+    const waiting = waitElsewhere(agent, file);
     await told;
     await held.release();
     await waiting;
@@ -73,8 +74,9 @@ describe("a holder is told", () => {
   testWith("pid namespaces")("of a waiter in another pid namespace", async () => {
     const file = newFile();
     const held = await take(file);
+    const agent = await startAgent({ through: ["unshare", "-pfm", "--mount-proc"] });
     const told = aborted(held.wanted);
-    const waiting = waitElsewhere(await startAgent({ through: ["unshare", "-pfm", "--mount-proc"] }), file);
+    const waiting = waitElsewhere(agent, file);
     await told;
     await held.release();
     await waiting;

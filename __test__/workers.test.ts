@@ -104,7 +104,7 @@ describe("workers that are terminated", () => {
       await untilIdle(agent);
       const before = footprint(agent.pid);
       expect(await agent.run(endWorkers, plan)).toBeGreaterThanOrEqual(workers);
-      await until("nothing is watched any more", () => footprint(agent.pid).watches === 0, 2_000);
+      await until("nothing is watched any more", () => footprint(agent.pid).watches === 0);
       // Nobody got what was held all the time.
       expect(held.map(({ lockPath }) => statSync(lockPath).ino)).toEqual(inodes);
       expect(held.every((lock) => lock.held)).toBe(true);
@@ -130,7 +130,7 @@ describe("workers that are terminated", () => {
       const plan = { fixture: FIXTURE, stage, workers: 20, atATime: 5, free, taken };
       await agent.run(endWorkers, plan);
     }
-    await until("nothing is watched any more", () => footprint(agent.pid).watches === 0, 2_000);
+    await until("nothing is watched any more", () => footprint(agent.pid).watches === 0);
     await Promise.all(held.map(({ release }) => release()));
     await expectFree(folder, [...free, ...taken]);
     expect(agent.stderr).toBe("");

@@ -120,6 +120,12 @@ try {
       report.terminations += (await sql(TERMINATE)).length;
     }
   });
+  // The backend of an actor that was killed while it waited lives until the server looks after its connection.
+  const OTHERS = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+  const patience = performance.now() + 30_000;
+  while ((await sql(OTHERS)).length > 0 && performance.now() < patience) {
+    await delay(10);
+  }
   const [counted] = await sql(`
     SELECT (SELECT sum(n) FROM storm_counters)::int AS counter, (SELECT count(*) FROM storm_log)::int AS sections,
       (SELECT count(*) FROM (SELECT generation, max(generation) OVER (PARTITION BY name ORDER BY id) AS latest

@@ -319,6 +319,7 @@ async function startRegistry() {
   );
   const [command, ...args] = tools.verdaccio;
   const registry = spawn(command, [...args, "--config", config, "--listen", `127.0.0.1:${port}`], { stdio: "ignore" });
+  const ended = new Promise((resolve) => registry.once("exit", resolve));
   const url = `http://127.0.0.1:${port}/`;
   const deadline = Date.now() + 60_000;
   while (!(await fetch(`${url}-/ping`).then((answer) => answer.ok, () => false))) {
@@ -327,7 +328,11 @@ async function startRegistry() {
     }
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
-  return { url, stop: () => registry.kill() };
+  const stop = () => {
+    registry.kill("SIGKILL");
+    return ended;
+  };
+  return { url, stop };
 }
 
 function freePort() {
@@ -448,7 +453,7 @@ try {
   types();
   linters();
 } finally {
-  stop();
+  await stop();
   rmSync(base, { recursive: true, force: true });
 }
 console.log(`\n${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
