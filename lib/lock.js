@@ -39,16 +39,16 @@ const withLock = makeWithLock({
   isFor: ({ file }, lockPath) => isLockOf(file, lockPath),
 });
 
-/**
- * Whether it is this file's lock: of its name, and in its folder, by the real path. Where the file system ignores case,
- * two names are of one lock file; no two lock files have the same content.
- */
-async function isLockOf(file, lockPath) {
+/** Whether it is this file's lock: of its name, and in its folder, by the real path. */
+function isLockOf(file, lockPath) {
   const path = require("node:path");
   const name = `${path.basename(file)}.lock`;
-  if (path.basename(lockPath).toLowerCase() !== name.toLowerCase()) {
-    return false;
-  }
+  return path.basename(lockPath).toLowerCase() === name.toLowerCase() && isInFolderOf(file, name, lockPath);
+}
+
+/** Where the file system ignores case, two names are of one lock file; no two lock files have the same content. */
+async function isInFolderOf(file, name, lockPath) {
+  const path = require("node:path");
   const fs = require("node:fs/promises"); // a mount can hang
   try {
     const wanted = path.join(await fs.realpath(path.dirname(file)), name);

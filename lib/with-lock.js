@@ -6,7 +6,7 @@ const { GENERAL, argumentError, selfDeadlockError } = require("./errors.js");
 
 /**
  * Makes a `withLock`. `readRequest` checks the arguments, `acquire` gets the lock, and `isFor(request, lockPath)` says
- * whether the request is for the lock at that path.
+ * whether the request is for the lock at that path, or promises to say so.
  */
 function makeWithLock({ readRequest, acquire, isFor }) {
   /** What the running function holds by this `withLock`. Made with the first call. */
@@ -27,7 +27,9 @@ function makeWithLock({ readRequest, acquire, isFor }) {
     const outer = context.getStore() ?? [];
     // What runs on after its `withLock` has ended may wait for the lock.
     for (const { lockPath, isOver } of outer) {
-      if (!isOver && (await isFor(request, lockPath))) {
+      // A promise only where the file system has to be asked: else the calls go on in their order.
+      const answer = !isOver && isFor(request, lockPath);
+      if (answer && (await answer)) {
         throw selfDeadlockError(lockPath);
       }
     }

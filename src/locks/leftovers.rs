@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::drive;
 use crate::os::{self, RunsOn};
 use crate::protocol::HeldLock;
 
-/// The pauses between the rounds: each is twice as long as the last one, up to a minute.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// How long after a round the next one follows.
+const PAUSE: Duration = Duration::from_secs(2);
 
 struct Leftovers {
     locks: VecDeque<Arc<HeldLock>>,
@@ -27,11 +27,11 @@ pub fn add(held: Arc<HeldLock>) {
     leftovers.locks.push_back(held);
     if !std::mem::replace(&mut leftovers.is_planned, true) {
         drop(leftovers);
-        plan_round(FIRST_PAUSE);
+        plan_round();
     }
 }
 
-fn plan_round(pause: Duration) {
+fn plan_round() {
     let round = move || {
         os::run(Box::new(move |on| {
             // One worker for all of them: a call can hang.
@@ -42,11 +42,11 @@ fn plan_round(pause: Duration) {
             leftovers.is_planned = !leftovers.locks.is_empty();
             if leftovers.is_planned {
                 drop(leftovers);
-                plan_round((2 * pause).min(LONGEST_PAUSE));
+                plan_round();
             }
         }));
     };
-    match os::at(os::now() + pause, round) {
+    match os::at(os::now() + PAUSE, round) {
         Ok(timer) => timer.detach(),
         Err(_) => leftovers().is_planned = false, // the next leftover tries it again
     }
@@ -57,7 +57,7 @@ fn make_round() {
     for _ in 0..count {
         let next = leftovers().locks.pop_front();
         if let Some(held) = next
-            && held.release().0.is_err()
+            && drive::guarded(held.paths(), || held.release().0).is_err()
         {
             leftovers().locks.push_back(held);
         }

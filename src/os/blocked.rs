@@ -2,7 +2,7 @@
 //!
 //! The kernel queues the threads that block for a lock, and wakes one at a time. With eight waiting processes
 //! a hand-over costs one wake-up; a watch on the file would wake all eight. So each contended lock (not each
-//! waiter) has one blocked thread, for a moment two. The thread is reused for the next lock.
+//! waiter) has one blocked thread, and for a moment a few that are on their way back. The thread is reused for the next lock.
 //!
 //! **Ending a blocked call.** Only a signal whose handler returns ends it early. A signal that arrives a moment
 //! before the thread blocks has no effect, so it is sent again until the thread has noticed. On Windows nothing ends it.

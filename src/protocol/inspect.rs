@@ -5,7 +5,7 @@
 //! # Clearing a dead lock
 //!
 //! Removing a dead lock by its path has the race that [`takeover`] describes. So a sweep takes the dead lock
-//! over ([`clear`]), lets it settle if need be, and releases it ([`finish`]). If an older process removes the
+//! over ([`clear`]), lets it settle if need be, and releases it. If an older process removes the
 //! path blindly meanwhile, it removes only our file. A crash in between leaves a dead lock.
 //!
 //! Nothing here sleeps: the caller waits for the settling.
@@ -40,13 +40,13 @@ pub struct Inspection {
 pub enum Clearing {
     /// It is not dead, or could not be replaced.
     Kept(Inspection),
-    /// It was dead, and a lock of ours has replaced it. The caller calls [`finish`].
+    /// It was dead, and a lock of ours has replaced it. The caller releases that.
     Replaced {
         /// The dead one.
         inspection: Box<Inspection>,
         /// Ours.
         held: HeldLock,
-        /// Whether `held` has to settle before [`finish`].
+        /// Whether `held` has to settle first.
         settles: bool,
     },
 }

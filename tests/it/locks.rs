@@ -7,7 +7,7 @@ use session_write_lock::error::Error;
 use session_write_lock::locks::{self, Request};
 use session_write_lock::protocol::{Approach, Attempt};
 
-use super::support::{NOBODY, Pending, Session, environment, release};
+use super::support::{NOBODY, Pending, SOON, Session, environment, release};
 
 #[test]
 fn an_environment_shares_its_own_lock_and_the_file_goes_with_the_last_release() {
@@ -87,11 +87,13 @@ fn who_comes_after_a_wait_was_given_up_makes_an_attempt_at_once() {
         let Attempt::Acquired(held) = session.attempt_by(Approach::PastTheQueue) else {
             panic!("it is not free")
         };
-        let request = session.request(environment());
-        let (its, ticket) = (request.environment, request.ticket);
-        let waiting = Pending::of(request); // in a folder that is known: its attempt is over, and it waits
-        locks::cancel(its, ticket);
-        assert!(waiting.is_dropped());
+        for _ in 0..=round % 3 {
+            let request = session.request(environment());
+            let (its, ticket) = (request.environment, request.ticket);
+            let waiting = Pending::of(request); // in a folder that is known: its attempt is over, and it waits
+            locks::cancel(its, ticket);
+            assert!(waiting.is_dropped());
+        }
         held.release().0.unwrap();
         let request = Request { timeout_ms: Some(0), ..session.request(environment()) };
         if round % 2 == 0 {
@@ -99,8 +101,10 @@ fn who_comes_after_a_wait_was_given_up_makes_an_attempt_at_once() {
         } else {
             release(&Pending::of(request).grant()).unwrap();
         }
-        // Its thread is back, and has left the queue.
+        // The threads are back, and have left the queue.
+        let since = Instant::now();
         while !session.listing().is_empty() {
+            assert!(since.elapsed() < SOON, "{:?}", session.listing());
             std::thread::yield_now();
         }
     }

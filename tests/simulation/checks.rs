@@ -122,10 +122,26 @@ pub fn note_arrival(play: &Play, world: &mut World, p: usize) {
     world.lives[p].behind = in_queue(play, world) & !(1 << p);
 }
 
-/// A process that has left the queue's line is before nobody any more.
+/// A process that has left the queue's line is before nobody any more. Nor is one that has only a later place: it has given
+/// its first one up, and has come again.
 pub fn note_line(play: &Play, world: &mut World) {
     let line = in_queue(play, world);
-    world.lives.iter_mut().for_each(|life| life.behind &= line);
+    for p in 0..play.cast.roles.len() {
+        let is_later = |&q: &usize| {
+            let places = places_of(world, q).zip(places_of(world, p));
+            places.is_some_and(|(its, ours)| its.trailing_zeros() > ours.ilog2())
+        };
+        let later = (0..play.cast.roles.len()).filter(is_later).fold(0, |mask, q| mask | 1 << q);
+        world.lives[p].behind &= line & !later;
+    }
+}
+
+/// The bytes of the queue file that a process has locked. One that removes the file has locked all of them.
+fn places_of(world: &World, p: usize) -> Option<u32> {
+    let queue = world.kernel.ino(Name::Queue);
+    let places = world.kernel.processes[p].fds.iter().filter(|open| open.ino == queue);
+    let bytes = places.fold(0, |bytes, open| bytes | open.exclusive_bytes);
+    (queue != 0 && !matches!(bytes, 0 | u32::MAX)).then_some(bytes)
 }
 
 /// A process has the lock although another waited in the queue when it came, and waits there still. The older module knows

@@ -255,6 +255,8 @@ impl Machine {
         ];
         let events = events.into_iter().filter(|(_, may)| *may).map(|(event, _)| event).collect();
         let ended_wait = self.ended_wait;
+        // Each job goes on by itself: it does not close the file of a lock that another job has, too.
+        let _kept: Vec<_> = self.jobs.iter().flatten().flat_map(Job::shared_locks).collect();
         let jobs = std::mem::take(&mut self.jobs).into_iter();
         let jobs = jobs.map(|job| match job {
             None => JobStand { before: Vec::new(), call: Call::Nothing, is_stopped: false },
@@ -295,11 +297,23 @@ impl Machine {
     }
 
     fn is_current(&self, number: u64) -> bool {
-        format!("{:?}", self.lock).contains(&format!(" number: {number}, is_stirred"))
+        self.lock.last_wait() == number
     }
 }
 
 impl Job {
+    fn shared_locks(&self) -> Vec<Arc<HeldLock>> {
+        let in_hand = self.unit.iter().filter_map(|unit| match unit {
+            Unit::Order(order) => Some(order),
+            Unit::Turn(..) | Unit::Flock(..) => None,
+        });
+        let held = in_hand.chain(&self.todo).filter_map(|order| match order {
+            Order::CheckPath(held) | Order::Release(held, _) => Some(held),
+            _ => None,
+        });
+        held.filter(|held| Arc::strong_count(held) > 1).cloned().collect()
+    }
+
     fn stand(self, ended_wait: u64) -> JobStand {
         let unit = self.unit.expect("as above");
         let is_stopped = unit.is_stopped(ended_wait);

@@ -17,6 +17,10 @@ use crate::protocol::{Approach, Attempt, Awaited, LookPast, Obstacle, Place, Tol
 /// millisecond. A waiting process then makes an attempt past the queue.
 const STUCK_AFTER: Duration = Duration::from_millis(100);
 
+/// How many threads whose wait was given up may be on their way back. Without a limit, a loop of acquires and aborts would
+/// make hundreds.
+const MOST_AWAY: usize = 4;
+
 /// How long before its deadline a waiter checks once more whether its wait is stuck: two checks, and an attempt.
 const LAST_LOOK: Duration = Duration::from_millis(250);
 
@@ -350,14 +354,14 @@ impl<C> Lock<C> {
             Stage::Blocked(blocked) if blocked.is_trying => {}
             Stage::Blocked(blocked) => {
                 self.orders.push_back(Order::EndWait(self.number));
-                if os::WAIT_GIVES_FLOCK && self.away == 0 {
+                if os::WAIT_GIVES_FLOCK && self.away < MOST_AWAY {
                     // The thread returns soon, and what it brings is dropped. Who comes meanwhile makes an attempt.
                     let awaited = blocked.awaited.take();
                     self.away += 1;
                     self.close(awaited);
                     self.rest();
                 } else {
-                    // Who comes waits for the thread to return: there must not be any number of them.
+                    // Who comes waits for the thread to return.
                     blocked.is_over = true;
                 }
             }
