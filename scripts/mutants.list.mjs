@@ -71,12 +71,12 @@ export const MUTANTS = [
   },
   {
     name: "what came to the path in a takeover is looked at",
-    edits: [[TAKEOVER, "match held.is_at_its_path() {", "match crate::error::Result::Ok(is_replaced) {"]],
+    edits: [[TAKEOVER, "match held.confirmed()? {", "match is_replaced.then_some(held) {"]],
     by: "rules::two_take_over_by_one_temporary_on_a_mount",
   },
   {
     name: "a takeover settles",
-    edits: [[TAKEOVER, "Ok(true) => Ok(Takeover::Unsettled(held))", "Ok(true) => Ok(Takeover::Done(held))"]],
+    edits: [[TAKEOVER, "Some(held) => Takeover::Unsettled(held)", "Some(held) => Takeover::Done(held)"]],
     by: BESIDE_OLDER,
   },
   {
@@ -101,7 +101,7 @@ export const MUTANTS = [
   },
   {
     name: "only a promised flock spares the settling",
-    edits: [[TAKEOVER, "Ok(true) if ground == Ground::FlockGone && notes_reads", "Ok(true) if notes_reads"]],
+    edits: [[TAKEOVER, "Some(held) if ground == Ground::FlockGone && notes_reads", "Some(held) if notes_reads"]],
     by: "rules::an_older_process_on_a_mount",
   },
   {

@@ -122,14 +122,15 @@ pub fn note_arrival(play: &Play, world: &mut World, p: usize) {
     world.lives[p].behind = in_queue(play, world) & !(1 << p);
 }
 
-/// A process that has left the queue's line is before nobody any more. Nor is one that has only a later place: it has given
-/// its first one up, and has come again.
-pub fn note_line(play: &Play, world: &mut World) {
+/// A process that has left the queue's line is before nobody any more. Nor is one that has just given a place up, and has
+/// only a later one left: it had come again before the thread of its first wait was back.
+pub fn note_line(play: &Play, before: &World, world: &mut World) {
     let line = in_queue(play, world);
     for p in 0..play.cast.roles.len() {
         let is_later = |&q: &usize| {
-            let places = places_of(world, q).zip(places_of(world, p));
-            places.is_some_and(|(its, ours)| its.trailing_zeros() > ours.ilog2())
+            let places = (places_of(before, q), places_of(world, q), places_of(world, p));
+            matches!(places, (Some(earlier), Some(its), Some(ours))
+                if earlier & !its != 0 && its.trailing_zeros() > ours.ilog2())
         };
         let later = (0..play.cast.roles.len()).filter(is_later).fold(0, |mask, q| mask | 1 << q);
         world.lives[p].behind &= line & !later;

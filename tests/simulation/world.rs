@@ -229,7 +229,7 @@ impl<'a> Play<'a> {
             self.settle_down(&mut next, p);
         }
         self.note_gaps(&mut next);
-        checks::note_line(self, &mut next);
+        checks::note_line(self, world, &mut next);
         next.broken = next.broken.or_else(|| checks::breach(self, &next));
         next
     }
