@@ -54,7 +54,7 @@ export interface Lock {
    * Releases the lock. A second call returns the same promise. It may be called without its object.
    *
    * Rejects with {@link LockLostError} if the lock was lost before; with a system error if the lock file could not be
-   * removed. In each case the lock is free; on some file systems only as soon as the file can be removed
+   * removed. In each case the lock is free; on some file systems only when a later attempt has removed the file
    * (docs/limits.md).
    */
   readonly release: () => Promise<void>;
@@ -295,9 +295,8 @@ export interface SessionWriteLock extends Lock {
    * be called without its object.
    *
    * Rejects with a system error if the lock file could not be removed. The lock is free all the same: the next
-   * contender finds a dead file and replaces it; on some file systems only as soon as the file can be removed
-   * (docs/limits.md). Resolves if the lock was lost before; then the lock file is left
-   * alone.
+   * contender replaces the dead file. On some file systems it is free only when a later attempt has removed the file
+   * (docs/limits.md). Resolves if the lock was lost before; then the lock file is left alone.
    */
   readonly release: () => Promise<void>;
 }

@@ -9,10 +9,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { describe, expect, onTestFinished, test } from "vitest";
 
 import { acquireSessionWriteLock, lock, tryLock, type Lock } from "../index.js";
-import { Agent, footprint, isOnFallback, temporaryFolder, testWith, untilAsleep, waitModes } from "./support.js";
-
-/** On the fallback a look a second; else soon, however busy the machine is. */
-const SOON_MS = isOnFallback ? 3_000 : 1_000;
+import { Agent, aborted, footprint, temporaryFolder, testWith, untilAsleep, waitModes } from "./support.js";
 
 const newFile = () => path.join(temporaryFolder(), "file");
 
@@ -39,15 +36,6 @@ function waitElsewhere(agent: Agent, file: string, timeoutMs = Infinity) {
   );
 }
 
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    signal.addEventListener("abort", () => resolve());
-    setTimeout(() => reject(new Error("not told")), SOON_MS).unref();
-    if (signal.aborted) {
-      resolve();
-    }
-  });
-}
 
 describe("a holder is told", () => {
   test("of a waiter in its own environment", async () => {

@@ -55,7 +55,7 @@ async function isInFolderOf(file, name, lockPath) {
     const isInFolder = path.dirname(lockPath).toLowerCase() === path.dirname(wanted).toLowerCase();
     return lockPath === wanted || (isInFolder && (await fs.readFile(lockPath)).equals(await fs.readFile(wanted)));
   } catch {
-    return false; // no such folder, or no such file: nobody holds a lock there
+    return false; // nobody holds a lock there; or it can't be found out, and the call waits
   }
 }
 

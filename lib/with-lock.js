@@ -25,11 +25,11 @@ function makeWithLock({ readRequest, acquire, isFor }) {
     const request = readRequest(target, options);
     context ??= new (require("node:async_hooks").AsyncLocalStorage)();
     const outer = context.getStore() ?? [];
-    // What runs on after its `withLock` has ended may wait for the lock.
+    // A hold that is over does not count: its function runs on, and may wait.
     for (const { lockPath, isOver } of outer) {
-      // A promise only where the file system has to be asked: else the calls go on in their order.
+      // Awaited only if it is a promise, so that calls acquire in the order in which they were made.
       const answer = !isOver && isFor(request, lockPath);
-      if (answer && (await answer)) {
+      if (answer === true || (answer && (await answer))) {
         throw selfDeadlockError(lockPath);
       }
     }

@@ -4,7 +4,7 @@
  */
 
 import { spawnSync } from "node:child_process";
-import { readdirSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 export const root = fileURLToPath(new URL("..", import.meta.url));
@@ -49,6 +49,9 @@ export function isInstalled(folder) {
 /** What goes into the build. */
 const SOURCES = ["src", "build.rs", "Cargo.toml", "Cargo.lock", "package.json", "cli", "lib"];
 
+/** Its date is when the last build began. */
+const STAMP = ".cache/built";
+
 /** When a file, or anything in a folder, was last changed; in milliseconds. 0: there is none. */
 function lastChangeMs(name) {
   const file = `${root}/${name}`;
@@ -58,13 +61,21 @@ function lastChangeMs(name) {
 }
 
 /**
- * Whether a build is newer than its sources. A build takes the addon away for a moment, so a test that sets something up
- * must not build beside others. Also, the CLI of napi-rs makes the second build of a clone compile everything again.
+ * Whether nothing has to be built. That is not left to cargo: each build replaces the addon, under tests that run beside, and
+ * the second build of a clone compiles everything again (the CLI of napi-rs sets a variable only in the first).
  */
 function isBuilt() {
-  const addon = readdirSync(root).find((name) => name.startsWith(`session-write-lock.${process.platform}-${process.arch}`));
-  const builtMs = Math.min(addon ? lastChangeMs(addon) : 0, lastChangeMs("dist/cli.cjs"));
-  return builtMs > Math.max(...SOURCES.map(lastChangeMs));
+  const addon = new RegExp(`^session-write-lock\\.${process.platform}-${process.arch}[-.]`);
+  const isThere = readdirSync(root).some((name) => addon.test(name)) && existsSync(`${root}/dist/cli.cjs`);
+  return isThere && lastChangeMs(STAMP) > Math.max(...SOURCES.map(lastChangeMs));
+}
+
+function build() {
+  const startedAt = new Date();
+  prepare("npm", "run", "--silent", "build");
+  mkdirSync(`${root}/.cache`, { recursive: true });
+  writeFileSync(`${root}/${STAMP}`, "");
+  utimesSync(`${root}/${STAMP}`, startedAt, startedAt);
 }
 
 export function setUp() {
@@ -76,6 +87,6 @@ export function setUp() {
   }
   if (!isBuilt()) {
     console.error("set-up: building the addon (a minute the first time)");
-    prepare("npm", "run", "--silent", "build");
+    build();
   }
 }

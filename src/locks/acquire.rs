@@ -52,8 +52,8 @@ fn arrive(mut waiter: Waiter<Caller>) {
     }
 }
 
-/// Sets the timer for a waiter whose deadline is over while `resolve` hangs, on a mount whose server is gone. It does
-/// nothing to a waiter that is not an arrival by then.
+/// Sees to it that a waiter times out although `resolve` hangs, on a mount whose server is gone: [`lock::HUNG_AFTER`] after
+/// its deadline, if it is among the arrivals then.
 pub fn limit_resolving(waiter: &mut Waiter<Caller>) {
     if waiter.caller.overdue.is_none()
         && let Some(overdue) = waiter.deadline.and_then(|it| it.checked_add(lock::HUNG_AFTER))
@@ -87,7 +87,7 @@ fn admit(session_file: &Path) {
     while with_registry(|registry| registry.has_arrivals(session_file)) {
         let found = drive::catch(session_file, || {
             let paths = LockPaths::resolve(session_file)?;
-            drive::learn_speed(session_file, &paths);
+            drive::learn_trust(session_file, &paths);
             Ok(paths)
         });
         let take = |registry: &mut Registry| registry.arrivals.get_mut(session_file)?.pop_front();
@@ -128,7 +128,7 @@ fn give_up_arrivals(session_file: &Path) {
 pub fn try_acquire(request: &Request) -> Result<Option<Grant>> {
     let _keeper = os::keep_timers().map_err(|errno| no_timers(errno, &request.session_file))?;
     let paths = LockPaths::resolve(&request.session_file)?;
-    drive::learn_speed(&request.session_file, &paths);
+    drive::learn_trust(&request.session_file, &paths);
     try_acquire_at(&paths, request)
 }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use outcomes::{learn_speed, no_thread, share, timeout};
+pub use outcomes::{learn_trust, no_thread, share, timeout};
 pub use waits::{watch_loss, watch_wanted};
 
 use outcomes::{expire, grant, start_anew};

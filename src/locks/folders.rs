@@ -1,6 +1,6 @@
 //! In which folders any thread may make system calls.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ pub const MOST_FOLDERS: usize = 1024;
 /// The *quick* folders: on trusted file systems, and not slow. Elsewhere a system call may hang, so only workers make it.
 #[derive(Default)]
 pub struct QuickFolders {
-    /// By the name in use and by real path.
-    quick: HashSet<PathBuf>,
+    /// By the name in use and by real path: the real path.
+    quick: HashMap<PathBuf, PathBuf>,
     /// By real path: slow until this instant.
     slow: HashMap<PathBuf, Instant>,
 }
@@ -24,33 +24,34 @@ pub struct QuickFolders {
 impl QuickFolders {
     /// Whether a folder of that name, or with that real path, is quick.
     pub fn is_quick(&self, folder: &Path) -> bool {
-        self.quick.contains(folder)
+        self.quick.contains_key(folder)
     }
 
-    /// Whether [`QuickFolders::learn`] would do nothing.
-    pub fn is_learned(&self, named: &Path, real: &Path, now: Instant) -> bool {
-        self.quick.contains(named) || self.slow.get(real).is_some_and(|until| *until > now)
+    /// Whether there is nothing to learn about the folder to which this name leads now.
+    pub fn is_known(&self, named: &Path, real: &Path, now: Instant) -> bool {
+        self.quick.get(named).map_or_else(|| self.is_slow(real, now), |its| its == real)
     }
 
-    /// This folder is on a trusted file system.
-    pub fn learn(&mut self, named: &Path, real: &Path, now: Instant) {
-        if self.is_learned(named, real, now) {
-            return;
+    /// The folder of that name is, or is not, on a trusted file system.
+    pub fn learn(&mut self, named: &Path, real: &Path, is_trusted: bool, now: Instant) {
+        self.quick.remove(named);
+        if is_trusted && !self.is_slow(real, now) {
+            if self.quick.len() >= MOST_FOLDERS {
+                self.quick.clear();
+            }
+            self.quick.extend([named, real].map(|name| (name.to_owned(), real.to_owned())));
         }
-        if self.quick.len() >= MOST_FOLDERS {
-            self.quick.clear();
-        }
-        self.quick.extend([named.to_owned(), real.to_owned()]);
     }
 
     /// A call in this folder was slow.
     pub fn note_slow(&mut self, real: &Path, now: Instant) {
         self.slow.retain(|_, until| *until > now);
         self.slow.insert(real.to_owned(), now + SLOW_FOR);
-        if self.quick.contains(real) {
-            // Its other names are not known here, so all are forgotten and learned again.
-            self.quick.clear();
-        }
+        self.quick.retain(|_, its| its != real);
+    }
+
+    fn is_slow(&self, real: &Path, now: Instant) -> bool {
+        self.slow.get(real).is_some_and(|until| *until > now)
     }
 }
 
@@ -63,7 +64,7 @@ mod tests {
     const B: [&str; 2] = ["/named/b", "/real/b"];
 
     fn learn(folders: &mut QuickFolders, [named, real]: [&str; 2], now: Instant) {
-        folders.learn(Path::new(named), Path::new(real), now);
+        folders.learn(Path::new(named), Path::new(real), true, now);
     }
 
     fn are_quick(folders: &QuickFolders, [named, real]: [&str; 2]) -> bool {
@@ -85,7 +86,8 @@ mod tests {
     fn a_slow_folder_that_is_not_trusted_is_never_quick() {
         let (mut folders, now) = (QuickFolders::default(), os::now());
         folders.note_slow(Path::new(A[1]), now);
-        assert!(!folders.is_learned(Path::new(A[0]), Path::new(A[1]), now + SLOW_FOR));
+        assert!(!folders.is_known(Path::new(A[0]), Path::new(A[1]), now + SLOW_FOR));
+        folders.learn(Path::new(A[0]), Path::new(A[1]), false, now + SLOW_FOR);
         assert!(!are_quick(&folders, A));
     }
 
@@ -113,5 +115,21 @@ mod tests {
         learn(&mut folders, A, now);
         folders.note_slow(Path::new(B[1]), now);
         assert!(are_quick(&folders, A));
+    }
+
+    #[test]
+    fn a_name_that_leads_to_another_folder_is_as_quick_as_that() {
+        let (mut folders, now) = (QuickFolders::default(), os::now());
+        let (name, other) = (Path::new(A[0]), Path::new(B[1]));
+        for (is_trusted, is_slow) in [(false, false), (true, true)] {
+            learn(&mut folders, A, now);
+            if is_slow {
+                folders.note_slow(other, now);
+            }
+            assert!(!folders.is_known(name, other, now));
+            folders.learn(name, other, is_trusted, now);
+            assert!(!folders.is_quick(name));
+            assert!(folders.is_quick(Path::new(A[1])));
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Lock files that a release could not remove, where only that frees the lock: on a file system where nothing else proves
-//! that a file is dead. There it would count as held for as long as this process lives. So the release is tried again.
+//! Lock files that a release could not remove, on file systems where a file that stays counts as held for as long as this
+//! process lives. So the release is tried again.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

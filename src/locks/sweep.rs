@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::drive::{self, no_thread};
+use super::leftovers;
 use super::users::{self, Users};
 use crate::error::{Context, Error, Result};
 use crate::os::{self, Errno, Instant, RunsOn};
@@ -208,16 +209,25 @@ impl Sweep {
     }
 
     /// Queues the next step behind the jobs that wait already. If the system gives no thread, the sweep ends
-    /// with an error; the locks that still settle become dead locks again, on a mount once this process has ended.
+    /// with an error.
     fn go_on(self: Box<Self>) {
         os::run(Box::new(move |on| match on {
             RunsOn::Worker => self.take_step(),
-            RunsOn::Caller => (self.deliver)(Err(no_thread(&self.options.folder))),
+            RunsOn::Caller => self.give_up(),
         }));
     }
 
+    /// The locks that still settle become dead locks again, or leftovers.
+    fn give_up(self: Box<Self>) {
+        for Settling { ours, .. } in self.settling {
+            if ours.is_freed_by_removal() {
+                leftovers::add(Arc::new(ours));
+            }
+        }
+        (self.deliver)(Err(no_thread(&self.options.folder)));
+    }
+
     fn go_on_at(self: Box<Self>, instant: Instant) {
-        let folder = self.options.folder.clone();
         let slot = Arc::new(Mutex::new(Some(self)));
         let go_on = {
             let slot = Arc::clone(&slot);
@@ -225,7 +235,7 @@ impl Sweep {
         };
         match os::at(instant, go_on) {
             Ok(timer) => timer.detach(),
-            Err(_) => take(&slot).into_iter().for_each(|it| (it.deliver)(Err(no_thread(&folder)))),
+            Err(_) => take(&slot).into_iter().for_each(Self::give_up),
         }
     }
 

@@ -52,8 +52,8 @@ impl HeldLock {
     }
 
     /// Whether only the removal of its file frees it: nothing else would prove there that the file is dead. A release that
-    /// has failed has to be tried again. Until it succeeds the flock is kept: else a takeover by age, by a process that
-    /// sees it, could come between the check of the path and the removal.
+    /// has failed has to be tried again. The flock is kept until then: it keeps those who see it from taking the lock over
+    /// by age between our check of the path and the removal.
     pub fn is_freed_by_removal(&self) -> bool {
         self.file.trust == Trust::Nothing
     }
@@ -114,12 +114,18 @@ impl HeldLock {
     /// If others use the queue, returns our place, already given up. The caller leaves the queue later:
     /// leaving now would compete for the processor with the process that has just been woken.
     ///
-    /// On an error the lock is free all the same, but a dead file stays, which the next contender replaces; unless the lock
-    /// [is freed by removal](HeldLock::is_freed_by_removal). Afterwards this value protects nothing.
+    /// On an error a file stays. It is dead, and the lock free; but if the lock
+    /// [is freed by removal](HeldLock::is_freed_by_removal), it counts as held, and the release has to be tried again.
+    /// Afterwards this value protects nothing.
     pub fn release(&self) -> (Result<bool>, Option<Place>) {
         let was_ours = self.is_at_its_path().and_then(|ours| {
             if ours {
-                remove_ours(self.paths.lock())?;
+                match remove(self.paths.lock()) {
+                    // Somebody has it open and lets nobody remove it (Windows): a dead file stays.
+                    Err(Error::System { errno: Errno::BUSY, .. })
+                        if !self.is_freed_by_removal() => {}
+                    answer => answer?,
+                }
             }
             Ok(ours)
         });
@@ -140,13 +146,5 @@ impl HeldLock {
         // Without its name the flock means nothing there, and the mount may be gone.
         let unlocked = if self.is_freed_by_removal() { Ok(()) } else { unlocked };
         (was_ours.and_then(|ours| unlocked.map(|()| ours)), place)
-    }
-}
-
-/// Removes our own lock file. If somebody on Windows has it open and denies others to delete it, a dead file stays.
-fn remove_ours(path: &Path) -> Result<()> {
-    match remove(path) {
-        Err(Error::System { errno: Errno::BUSY, .. }) => Ok(()),
-        answer => answer,
     }
 }

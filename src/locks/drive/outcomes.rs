@@ -11,7 +11,7 @@ use crate::locks::acquire::limit_resolving;
 use crate::locks::lock::HUNG_AFTER;
 use crate::locks::order::{Order, Waiter};
 use crate::locks::{
-    self, Acquisition, Environment, Grant, Handle, Registry, Request, TellNews, with_registry,
+    self, Acquisition, Environment, Grant, Handle, Request, TellNews, with_registry,
 };
 use crate::os::{self, Errno};
 use crate::process;
@@ -169,12 +169,12 @@ pub fn share(paths: &LockPaths, held: &Arc<HeldLock>, handle: Handle) -> bool {
     })
 }
 
-/// Finds out, once per folder, whether it is quick.
-pub fn learn_speed(session_file: &Path, paths: &LockPaths) {
+/// Finds out, once per folder, whether it is on a trusted file system.
+pub fn learn_trust(session_file: &Path, paths: &LockPaths) {
     let (real, now) = (paths.folder(), os::now());
     let named = session_file.parent().unwrap_or(real);
-    let is_learned = |registry: &mut Registry| registry.folders.is_learned(named, real, now);
-    if !with_registry(is_learned) && protocol::is_trusted_folder(real) {
-        with_registry(|registry| registry.folders.learn(named, real, now));
+    if !with_registry(|registry| registry.folders.is_known(named, real, now)) {
+        let is_trusted = protocol::is_trusted_folder(real);
+        with_registry(|registry| registry.folders.learn(named, real, is_trusted, now));
     }
 }

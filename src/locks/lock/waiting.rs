@@ -17,8 +17,8 @@ use crate::protocol::{Approach, Attempt, Awaited, LookPast, Obstacle, Place, Tol
 /// millisecond. A waiting process then makes an attempt past the queue.
 const STUCK_AFTER: Duration = Duration::from_millis(100);
 
-/// How many threads whose wait was given up may be on their way back. Without a limit, a loop of acquires and aborts would
-/// make hundreds.
+/// If so many threads of earlier waits are not back, a wait that is given up stays `Blocked` until its thread is. Without that,
+/// a loop of acquires and aborts would make hundreds of threads.
 const MOST_AWAY: usize = 4;
 
 /// How long before its deadline a waiter checks once more whether its wait is stuck: two checks, and an attempt.
@@ -41,7 +41,7 @@ pub struct Blocked {
     pub(super) check_at: Option<Instant>,
     /// Whether the lock was free at the last check.
     pub(super) was_free: bool,
-    /// All waiters gave up. New waiters may come before the thread returns: soon, or, on Windows, when the lock is free.
+    /// All waiters gave up. New waiters may come before the thread returns: soon; on Windows, when the lock is free.
     pub(super) is_over: bool,
     /// Whether an attempt past the queue is running. If the thread returns meanwhile, its result is kept
     /// in `ended` until the attempt is over.
