@@ -153,7 +153,7 @@ export const MUTANTS = [
   // --- Releasing
   {
     name: "a release removes only its own",
-    edits: [[HELD, "            if ours {\n                remove_ours(", "            if ours || true {\n                remove_ours("]],
+    edits: [[HELD, "            if ours {\n                match remove(", "            if ours || true {\n                match remove("]],
     by: BESIDE_OLDER,
   },
   {
