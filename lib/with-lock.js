@@ -27,9 +27,9 @@ function makeWithLock({ readRequest, acquire, isFor }) {
     const outer = context.getStore() ?? [];
     // A hold that is over does not count: its function runs on, and may wait.
     for (const { lockPath, isOver } of outer) {
-      // Awaited only if it is a promise, so that calls acquire in the order in which they were made.
+      // Not awaited if it is `false`, so that calls acquire in the order in which they were made.
       const answer = !isOver && isFor(request, lockPath);
-      if (answer === true || (answer && (await answer))) {
+      if (answer && (await answer)) {
         throw selfDeadlockError(lockPath);
       }
     }

@@ -39,26 +39,24 @@ export function attempt(env, command, ...args) {
   return status === 0;
 }
 
+/** When a file, or anything in a folder, was last changed; in milliseconds. 0: there is none. */
+function lastChangeMs(file) {
+  const status = statSync(file, { throwIfNoEntry: false });
+  const within = status?.isDirectory() ? readdirSync(file).map((name) => lastChangeMs(`${file}/${name}`)) : [];
+  return Math.max(status?.mtimeMs ?? 0, ...within);
+}
+
 /** Whether what a folder's package.json and its lock file ask for is installed there. */
 export function isInstalled(folder) {
-  const modifiedMs = (name) => statSync(`${folder}/${name}`, { throwIfNoEntry: false })?.mtimeMs ?? 0;
-  const wanted = Math.max(modifiedMs("package.json"), modifiedMs("package-lock.json"));
-  return modifiedMs("node_modules/.package-lock.json") > wanted;
+  const wanted = ["package.json", "package-lock.json"].map((name) => lastChangeMs(`${folder}/${name}`));
+  return lastChangeMs(`${folder}/node_modules/.package-lock.json`) > Math.max(...wanted);
 }
 
 /** What goes into the build. */
 const SOURCES = ["src", "build.rs", "Cargo.toml", "Cargo.lock", "package.json", "cli", "lib"];
 
 /** Its date is when the last build began. */
-const STAMP = ".cache/built";
-
-/** When a file, or anything in a folder, was last changed; in milliseconds. 0: there is none. */
-function lastChangeMs(name) {
-  const file = `${root}/${name}`;
-  const status = statSync(file, { throwIfNoEntry: false });
-  const within = status?.isDirectory() ? readdirSync(file).map((entry) => lastChangeMs(`${name}/${entry}`)) : [];
-  return Math.max(status?.mtimeMs ?? 0, ...within);
-}
+const STAMP = `${root}/.cache/built`;
 
 /**
  * Whether nothing has to be built. That is not left to cargo: each build replaces the addon, under tests that run beside, and
@@ -67,15 +65,15 @@ function lastChangeMs(name) {
 function isBuilt() {
   const addon = new RegExp(`^session-write-lock\\.${process.platform}-${process.arch}[-.]`);
   const isThere = readdirSync(root).some((name) => addon.test(name)) && existsSync(`${root}/dist/cli.cjs`);
-  return isThere && lastChangeMs(STAMP) > Math.max(...SOURCES.map(lastChangeMs));
+  return isThere && lastChangeMs(STAMP) > Math.max(...SOURCES.map((name) => lastChangeMs(`${root}/${name}`)));
 }
 
 function build() {
   const startedAt = new Date();
   prepare("npm", "run", "--silent", "build");
   mkdirSync(`${root}/.cache`, { recursive: true });
-  writeFileSync(`${root}/${STAMP}`, "");
-  utimesSync(`${root}/${STAMP}`, startedAt, startedAt);
+  writeFileSync(STAMP, "");
+  utimesSync(STAMP, startedAt, startedAt);
 }
 
 export function setUp() {
