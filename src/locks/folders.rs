@@ -35,7 +35,9 @@ impl QuickFolders {
     /// The folder of that name is, or is not, on a trusted file system.
     pub fn learn(&mut self, named: &Path, real: &Path, is_trusted: bool, now: Instant) {
         self.quick.remove(named);
-        if is_trusted && !self.is_slow(real, now) {
+        if !is_trusted {
+            self.forget(real); // it may have been, before something was mounted over it
+        } else if !self.is_slow(real, now) {
             if self.quick.len() >= MOST_FOLDERS {
                 self.quick.clear();
             }
@@ -47,7 +49,11 @@ impl QuickFolders {
     pub fn note_slow(&mut self, real: &Path, now: Instant) {
         self.slow.retain(|_, until| *until > now);
         self.slow.insert(real.to_owned(), now + SLOW_FOR);
-        self.quick.retain(|_, its| its != real);
+        self.forget(real);
+    }
+
+    fn forget(&mut self, real: &Path) {
+        self.quick.retain(|name, its| name != real && its != real);
     }
 
     fn is_slow(&self, real: &Path, now: Instant) -> bool {
@@ -107,6 +113,14 @@ mod tests {
         assert!(are_quick(&folders, A));
         learn(&mut folders, B, now + SLOW_FOR);
         assert!(!are_quick(&folders, B));
+    }
+
+    #[test]
+    fn a_folder_that_is_not_trusted_any_more_is_quick_by_no_name() {
+        let (mut folders, now) = (QuickFolders::default(), os::now());
+        learn(&mut folders, A, now);
+        folders.learn(Path::new(B[0]), Path::new(A[1]), false, now);
+        assert!(!are_quick(&folders, A));
     }
 
     #[test]
